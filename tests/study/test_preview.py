@@ -17,7 +17,7 @@ from processes import processes_in, wait_for
 from ablab.config import RunConfig
 from ablab.config.schema import TUNING_FOLDER, ExecutionConfig
 from ablab.results.record import Cost, Record
-from ablab.results.run_context import RunContext
+from ablab.results.run_context import RunContext, TuningReport
 from ablab.results.store import RECORD_FILE, read_record, write_record
 from ablab.study.events import RunOutline
 from ablab.study.plan_file import PlannedRun
@@ -136,14 +136,24 @@ def test_trials_are_done_with_where_the_study_would_say_so(lab: Lab, stage: Stag
 
 
 def test_the_time_that_is_left_is_without_trials_that_are_done_with(tmp_path: Path) -> None:
-    """Of 6 trials of 1,000 steps of 0.1 s two are left."""
+    """Of 6 trials two are left, with starts of 3 s, 1,000 steps of 0.1 s, and four evaluations and a test of 0.2 s."""
     run = planned(tmp_path)
-    search: Any = SimpleNamespace(counts={"": 6}, count=6, most=6, done=lambda ended: {"": 4})
+    search: Any = SimpleNamespace(counts={"": 6}, count=6, most=10, done=lambda ended: {"": 4})
     run = replace(run, config=replace(run.config, options={**run.config.options, "optimizer": {}}))
-    rows = [Row(first=run.info, probe=Probe(seconds=5.0, step_seconds=0.1))]
+    probe = Probe(seconds=5.0, step_seconds=0.1, start_seconds=3.0, evaluation_seconds=0.2, tested=True)
+    rows = [Row(first=run.info, probe=probe)]
     found = _trials(search, [Run(overrides=[], context=RunContext(), folder="")], [run], rows, lambda trial: False)
-    assert (found.count, found.done) == (6, 4)
-    assert found.seconds == pytest.approx(200.0)
+    assert (found.count, found.done, found.more) == (6, 4, 4)
+    assert found.seconds == pytest.approx(2 * (3.0 + 1000 * 0.1 + 5 * 0.2))
+
+
+def test_no_grid_is_extended_any_more_where_all_is_chosen(tmp_path: Path) -> None:
+    run = planned(tmp_path)
+    search: Any = SimpleNamespace(counts={"": 6}, count=6, most=10, done=lambda ended: {"": 6})
+    run = replace(run, context=RunContext(tuning=TuningReport(chosen=0.1)))
+    rows = [Row(first=run.info, probe=Probe(seconds=5.0, step_seconds=0.1))]
+    found = _trials(search, [Run(overrides=[], context=RunContext(), folder="")], [run], rows, lambda trial: True)
+    assert (found.more, found.seconds) == (0, 0.0)
 
 
 def test_errors_of_several_runs_are_all_listed(lab: Lab) -> None:

@@ -17,8 +17,16 @@ class Probe:
 
     seconds: float | None = None  # of the whole run
     step_seconds: float | None = None
+    start_seconds: float = 0.0  # before its first step, and behind its last evaluation
+    evaluation_seconds: float = 0.0
+    tested: bool = False  # whether a run ends with an evaluation of the test split
     memory_bytes: int | None = None  # at most, of the first process
     error: str | None = None  # why it did not end well
+
+    def lasting(self, steps: float, evaluations: int) -> float:
+        """The seconds of a run of so many steps and evaluations. The probe must have ended well."""
+        assert self.step_seconds is not None
+        return self.start_seconds + steps * self.step_seconds + evaluations * self.evaluation_seconds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -141,13 +141,23 @@ def _measured(record: Record, run: PlannedRun) -> Probe:
     if record.status != "ok" or None in parts:
         return Probe(error=record.reason or record.status)
     wall, train, evaluation = (part or 0.0 for part in parts)
-    passes = 2 + any(name.startswith("test_") for name in record.metrics)
-    steps, shares = float(trainer.max_steps), _shares(run.config)
-    wanted = math.ceil(steps / trainer.val_check_interval) + passes - 2
-    wanted += len(shares) * (passes - 1)
-    steps *= 1 + sum(shares) * float(run.config.options["schedule"].get("decay_share", 0))
-    seconds = max(0.0, wall - train - evaluation) + steps * train / STEPS + wanted * evaluation / passes
-    return Probe(seconds=seconds, step_seconds=train / STEPS, memory_bytes=cost.peak_memory_bytes)
+    tested = any(name.startswith("test_") for name in record.metrics)
+    probe = Probe(
+        step_seconds=train / STEPS,
+        start_seconds=max(0.0, wall - train - evaluation),
+        evaluation_seconds=evaluation / (2 + tested),
+        tested=tested,
+        memory_bytes=cost.peak_memory_bytes,
+    )
+    shares = _shares(run.config)
+    steps = trainer.max_steps * (1 + sum(shares) * float(run.config.options["schedule"].get("decay_share", 0)))
+    evaluations = _evaluations(run.config, trainer.max_steps, probe) + len(shares) * (1 + tested)
+    return replace(probe, seconds=probe.lasting(steps, evaluations))
+
+
+def _evaluations(config: RunConfig, steps: int, probe: Probe) -> int:
+    """How many evaluations a run of so many steps makes."""
+    return math.ceil(steps / config.trainer.val_check_interval) + probe.tested
 
 
 def _trials(
@@ -166,7 +176,8 @@ def _trials(
     counts = {place: search.counts.get(variant, 0) for place, variant in of.items()}
     done = {place: (tuned.get(variant, 0), timed[variant]) for place, variant in of.items()}
     count = sum(counts.values()) + len(rows) * rounds
-    found = Trials(count=count, done=sum(map(sum, done.values())), more=search.most - search.count)
+    chosen = any(run.context.tuning for run in planned)  # by now: no grid is extended any more
+    found = Trials(count=count, done=sum(map(sum, done.values())), more=0 if chosen else search.most - search.count)
     if any(row.probe is None or row.probe.step_seconds is None for row in rows):
         return found
     seconds = 0.0
@@ -174,6 +185,10 @@ def _trials(
         assert row.probe is not None
         assert row.probe.step_seconds is not None
         place = row.first.index
-        steps = (counts[place] - done[place][0]) * (config.tune.max_steps or row.first.steps)
-        seconds += row.probe.step_seconds * (steps + (rounds - done[place][1]) * config.budget.pilot_steps)
+        each = planned[place].config
+        for left, steps in (
+            (counts[place] - done[place][0], config.tune.max_steps or row.first.steps),
+            (rounds - done[place][1], config.budget.pilot_steps),
+        ):
+            seconds += left * row.probe.lasting(steps, _evaluations(each, steps, row.probe))
     return replace(found, seconds=seconds)
