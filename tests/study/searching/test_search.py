@@ -146,6 +146,7 @@ def test_trials_that_are_asked_for_at_once_are_told_together(searched: Searched)
         (["optimizer.lr=interval(-1, 1)"], "optimizer.lr"),
         (["optimizer.lr=interval(0.1, 1)", "seed=auto"], "seed=auto: a search has the seeds that it is given"),
         (["optimizer.lr=interval(0.1, 1)", "tune.lr=[0.1,1]"], "tune.lr: Optuna searches here; leave one of them out"),
+        (["optimizer.lr=interval(0.1, 1)", "tune.model.dropout=[0,0.1]"], "tune.model.dropout: Optuna searches here"),
         (["optimizer.lr=interval(0.1, 1)", "budget.match=flops"], "budget.match=flops: a search compares nothing"),
         (["optimizer.lr=interval(0.1, 1)", "design.chaos=true"], "design.chaos: a search compares nothing"),
         (["optimizer.lr=interval(0.1, 1)", "task=source_text,parity"], "task: a search is of one task"),

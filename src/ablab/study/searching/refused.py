@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from ablab.config.composed import to_plain
 from ablab.config.seeds import with_seeds
+from ablab.config.tune import TuneSchema, said
 from ablab.errors import UserError
 
 
@@ -18,8 +19,8 @@ def refuse_of_a_comparison(config: DictConfig, arguments: Sequence[str]) -> None
         raise UserError(f"seed=auto: a search has the seeds that it is given; {follows}")
     if config.budget.match is not None:
         raise UserError(f"budget.match={config.budget.match}: a search compares nothing; {follows}")
-    if config.tune.lr is not None:
-        raise UserError("tune.lr: Optuna searches here; leave one of them out")
+    for key in TuneSchema(**to_plain(config.tune)).grids:
+        raise UserError(f"{said(key)}: Optuna searches here; leave one of them out")
     if config.ladder.sizes is not None:
         raise UserError(f"ladder: a search is of one size; {follows}")
     for arm in ("placebo", "chaos"):
