@@ -232,6 +232,21 @@ def test_each_value_is_checked_before_anything_is_written(tiny_config: TinyConfi
     assert met == [0.0, 1.0]
 
 
+def test_shorter_runs_are_tried_out_where_rates_alone_are_tuned(tiny_config: TinyConfig) -> None:
+    met: list[tuple[float, int]] = []
+
+    def check(config: RunConfig) -> None:
+        met.append((config.options["optimizer"]["lr"], config.trainer.max_steps))
+        raise UserError("schedule.warmup_steps=2: must be less than the 2 steps")
+
+    def compose(run: Run) -> Composed:
+        return tiny_config(*run.overrides), Path("nowhere")
+
+    with pytest.raises(UserError, match=r"the 2 steps \[in a tuning run of the one variant\]"):
+        check_tuning([Run(overrides=["tune.lr=[0.01,0.1]", "tune.max_steps=2"])], compose, check)  # type: ignore[arg-type]
+    assert met == [(0.01, 2)]
+
+
 @pytest.mark.slow
 def test_a_sweep_tunes_each_variant_and_compares_without_the_tuning_runs(lab: Lab) -> None:
     """With a rate at which nothing can be learned: the loss is no number."""

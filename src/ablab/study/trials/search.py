@@ -98,12 +98,16 @@ class Search:
     def check_values(self) -> None:
         """Raises UserError where a variant cannot be built with one of the values that it is to be tried at."""
         for variant, keys in self.keys.items():
-            for key in keys:
-                for value in self.grids[key] if key != RATE else ():
-                    self._try_out(variant, key, value)
+            others = [(key, value) for key in keys if key != RATE for value in self.grids[key]]
+            first = self.points(variant)[:1]  # where rates alone are tuned, the runs may still be too short
+            for point in projected([*first, *(self._with(variant, *each) for each in others)], keys):
+                self._try_out(variant, point)
 
-    def _try_out(self, variant: str, key: str, value: Scalar) -> None:
-        point = next(point for point in self.points(variant) if key in point) | {key: value}
+    def _with(self, variant: str, key: str, value: Scalar) -> Point:
+        """A point of a variant at that value."""
+        return next(point for point in self.points(variant) if key in point) | {key: value}
+
+    def _try_out(self, variant: str, point: Point) -> None:
         try:
             self._check(self._compose(self._trial(variant, point, self.seeds[0], 0))[0])
         except UserError as error:
@@ -178,7 +182,7 @@ class Search:
         try:
             for variant, keys in self.keys.items():
                 if key in keys and key != RATE:
-                    self._try_out(variant, key, value)
+                    self._try_out(variant, self._with(variant, key, value))
         except UserError as error:
             return str(error)
         return None
