@@ -43,7 +43,8 @@ class TuningReport:
     tried: list[list[float | None]] = field(default_factory=list)  # rates, where nothing else was tuned, with means
     edge: str | None = None  # of the rates that were tried, if the best is there: "largest" or "smallest"
     settings: Node = field(default_factory=dict)  # that were chosen, by dotted key
-    # `settings`, and `values`: of each metric one per tuning seed, None where a run did not end well.
+    # `settings`, and `values`: of each metric one per tuning seed, None where a run did not end well; where runs failed
+    # and none diverged, so that nothing is known of the point, `failed`: why, by seed.
     points: list[Node] = field(default_factory=list)
     metric: str | None = None  # that decided
     direction: str = "min"

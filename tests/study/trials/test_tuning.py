@@ -142,6 +142,30 @@ def test_a_grid_does_not_grow_where_its_end_diverges(tiny_config: TinyConfig, tm
     assert found["attention=full"].chosen == 1e-3
 
 
+def test_a_point_that_failed_is_worst_and_is_named(
+    tiny_config: TinyConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would have been the best: what killed its run may not have been the rate."""
+    failed = dataclasses.replace(record(1001), status="failed", cause="killed", reason="killed by SIGKILL")
+    bench = Bench(tiny_config, tmp_path, valley(full=1e-2, windowed=1e-2))
+
+    def launch(trials: list[Run]) -> None:
+        bench.launch(trials)
+        write_record(next(tmp_path.glob("tune/attention=full/lr=0.01/seed=1001")), failed)
+
+    run = Run(
+        overrides=["attention=full", "tune.lr=[1e-3,1e-2,0.1]", "tune.extend=0"],
+        context=RunContext(variant="attention=full"),
+    )
+    (found,) = tune(bench.compose, [run], launch)  # type: ignore[arg-type]
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "attention=full: optimizer.lr=0.001 of 0.001, 0.01, 0.1; it is the smallest of the grid: widen tune.lr; "
+        "NOT JUDGED: 1 of 2 runs at 0.01 failed; retry=failed tries them again"
+    )
+    assert found.context.tuning is not None
+    assert [point.get("failed") for point in found.context.tuning.points] == [None, {"1001": "killed by SIGKILL"}, None]
+
+
 def test_where_all_diverged_smaller_rates_are_tried(tiny_config: TinyConfig, tmp_path: Path) -> None:
     bench = Bench(tiny_config, tmp_path, lambda attention, rate, seed: math.inf if rate > 5e-2 else rate)
     found = bench.tune("tune.lr=[1,10]")

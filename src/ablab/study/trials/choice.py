@@ -6,12 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from ablab.config import Node
 from ablab.config.tune import RATE, Scalar, said
 from ablab.config.value_types import is_number
 from ablab.results.record import Record
 from ablab.results.run_context import TuningReport, edge_of
 from ablab.study.designs.factors import written
 from ablab.study.trials.points import Point, Side
+
+_FEW = 3  # points that are named
 
 Results = Sequence[tuple[Point, Sequence[Record | None]]]  # each point with its records, by seed
 
@@ -44,7 +47,7 @@ def report_of(best: Point, results: Results, grids: Mapping[str, Sequence[Scalar
         tried=[[_number(point[RATE]), _mean(records)] for point, records in results] if alone else [],
         edge=end_of(rate, grids[RATE]) if isinstance(rate, float) else None,
         settings=dict(best),
-        points=[{"settings": dict(point), "values": _values(records)} for point, records in results],
+        points=[{"settings": dict(point), "values": _values(records)} | _failed(records) for point, records in results],
         metric=primary.name,
         direction=primary.direction,
     )
@@ -72,6 +75,13 @@ def _values(records: Sequence[Record | None]) -> dict[str, list[float | None]]:
     return {name: [value if math.isfinite(value) else None for value in values] for name, values in found.items()}
 
 
+def _failed(records: Sequence[Record | None]) -> Node:
+    """`failed`: why runs at a point failed, by seed; empty where none did, or where one diverged as well."""
+    found = {str(record.seed): record.reason for record in records if record and record.status == "failed"}
+    diverged = any(record and record.status == "diverged" for record in records)
+    return {"failed": found} if found and not diverged else {}
+
+
 def end_of(value: Scalar, values: Sequence[Scalar]) -> Side | None:
     """The end of a grid of numbers at which a value lies; nothing lies beyond 0."""
     numbers = [each for each in values if is_number(each)]
@@ -88,6 +98,23 @@ def told(best: Point, results: Results) -> str:
     if [*best] == [RATE]:
         return f"{RATE}={shown(best[RATE])} of {', '.join(shown(point[RATE]) for point, _ in results)}"
     return f"{', '.join(f'{key}={shown(value)}' for key, value in best.items())} of {len(results)} points"
+
+
+def unjudged(results: Results) -> str:
+    """The points that nothing is known of, since runs there failed: they count as the worst."""
+    found = [
+        f"{len(failed)} of {len(records)} runs at {_short(point)} failed"
+        for point, records in results
+        if (failed := _failed(records).get("failed"))
+    ]
+    more = f", and at {len(found) - _FEW} more points" if len(found) > _FEW else ""
+    return f"; NOT JUDGED: {', '.join(found[:_FEW])}{more}; retry=failed tries them again" if found else ""
+
+
+def _short(point: Point) -> str:
+    if [*point] == [RATE]:
+        return shown(point[RATE])
+    return " ".join(f"{key}={shown(value)}" for key, value in point.items())
 
 
 def hints(report: TuningReport, grids: Mapping[str, Sequence[Scalar]]) -> str:

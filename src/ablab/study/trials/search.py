@@ -16,7 +16,7 @@ from ablab.results.run_context import TuningReport
 from ablab.study.designs.factors import written
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run
-from ablab.study.trials.choice import best_of, end_of, hints, report_of, shown, told, without
+from ablab.study.trials.choice import best_of, end_of, hints, report_of, shown, told, unjudged, without
 from ablab.study.trials.points import Point, Side, beyond, check_size, points_of, projected
 from ablab.study.trials.trial import first_of_each, record_in, trial
 
@@ -198,7 +198,7 @@ class Search:
             raise UserError(f"{name}: no {what} ended well; lower the rates, or see the logs below tune/")
         made = report_of(best, results, self.grids)
         lacking = [key for key in self.grids if key not in self.keys[variant]]
-        print(f"{name}: {told(best, results)}{hints(made, self.grids)}{without(lacking)}")
+        print(f"{name}: {told(best, results)}{hints(made, self.grids)}{without(lacking)}{unjudged(results)}")
         extended = {key: steps for key, steps in self._steps.items() if any(steps) and key in best}
         return TuningReport(**{**vars(made), "extended": extended, "lacking": lacking})
 
