@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from ablab.errors import UserError
 from ablab.report.notes import notes_of
 from ablab.results.collect import collect
 from ablab.results.record import Cost, Record
-from ablab.results.run_context import BudgetReport
-from ablab.results.store import RECORD_FILE
+from ablab.results.run_context import BudgetReport, RunContext
+from ablab.results.store import RECORD_FILE, write_record
+from ablab.study.planning.expand import Run
 from ablab.study.planning.preflight import Preflight
-from ablab.study.trials.pilot import check_pilot, seconds_per_step, steps_for
+from ablab.study.trials.pilot import check_pilot, match_time, seconds_per_step, steps_for
+from ablab.training.begin import new_record
 
 TinyConfig = Callable[..., RunConfig]
 
@@ -76,6 +79,37 @@ def test_a_pilot_must_be_long_enough(tiny_config: TinyConfig) -> None:
     short = tiny_config("trainer.log_every_n_steps=10", "trainer.val_check_interval=10", "trainer.max_steps=15")
     with pytest.raises(UserError, match=r"budget\.pilot_steps=15: must be at least 20"):
         check_pilot(short, Preflight())
+
+
+def test_who_was_not_measured_beside_the_reference_is_told(
+    tiny_config: TinyConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The machine is twice as fast as it was when the reference was timed."""
+    days = {"a": "2026-01-01T00:00:00+00:00"}
+
+    def compose(run: Run) -> tuple[RunConfig, Path]:
+        return tiny_config("budget.match=time", "trainer.max_steps=1000"), tmp_path / (run.folder or "")
+
+    def launch(pilots: list[Run]) -> None:
+        for run in pilots:
+            config, folder = compose(run)
+            name = str(run.folder).split("/")[1]
+            if not (folder / RECORD_FILE).exists():
+                folder.mkdir(parents=True)
+                made = replace(new_record(config), status="ok", started_at=days.get(name, "2026-02-02T00:00:00+00:00"))
+                made.cost.steps, made.cost.train_time_s = 100, 2.0 if name == "a" else 1.0
+                write_record(folder, made)
+
+    a, b = (Run(overrides=[], context=RunContext(variant=name)) for name in "ab")
+    match_time(compose, [a], launch)  # type: ignore[arg-type]
+    assert "were made before" not in capsys.readouterr().out
+    match_time(compose, [a, b], launch)  # type: ignore[arg-type]
+    assert (
+        "b: the pilots of b are new, and those of a were made before: where the machine is another or was busier, "
+        f"steps follow that; remove {tmp_path / 'pilot'} to measure all of them anew\n"
+    ) in capsys.readouterr().out
+    match_time(compose, [a, b], launch)  # type: ignore[arg-type]
+    assert "were made before" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["plan", "sweep"])

@@ -6,8 +6,10 @@ what counts is the median over the rounds of its time relative to the reference'
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import median
 
 from ablab.config import RunConfig
@@ -46,7 +48,9 @@ def match_time(compose: Composer, plan: list[Run], launch: Callable[[list[Run]],
     variants, pilots = first_of_each(plan), _pilots(configs[0], plan)
     frozen = {key: compose(run) for key, run in pilots.items()}
     print(f"budget.match=time: measuring {len(variants)} variants in {ROUNDS} rounds")
+    before = {key: _started(folder) for key, (_, folder) in frozen.items()}
     launch(list(pilots.values()))
+    kept = {key for key, at in before.items() if at and at == _started(frozen[key][1])}
     seconds = {
         variant: [seconds_per_step(record_in(frozen[number, variant][1])) for number in range(1, ROUNDS + 1)]
         for variant in variants
@@ -55,6 +59,8 @@ def match_time(compose: Composer, plan: list[Run], launch: Callable[[list[Run]],
     adjusted: dict[str, Adjustment] = {}
     for task, (reference, _) in references_of(plan, configs).items():
         own = {name: seconds[name] for name, run in variants.items() if task_of(run, by_variant[name]) == task}
+        for name in own:
+            _tell_apart(name, reference.variant, kept, frozen[1, name][1])
         adjusted |= steps_for(reference.variant, by_variant, own)
     found = [(run, adjusted[run.variant]) for run in plan]
     return [run.adjusted(overrides, budget=report) for run, (overrides, report) in found]
@@ -133,6 +139,31 @@ def steps_for(
             )
         adjusted[variant] = adjustment(changes, round(after * step, 3), round(wanted, 3))
     return adjusted
+
+
+def _tell_apart(variant: str, reference: str, kept: set[tuple[int, str]], folder: Path) -> None:
+    """Say in a line where a variant and the reference were not measured beside each other in some round.
+
+    Args:
+        kept: the pilots that were made before.
+        folder: of a pilot.
+    """
+    apart = [number for number in range(1, ROUNDS + 1) if ((number, variant) in kept) != ((number, reference) in kept)]
+    if apart:
+        new, old = (reference, variant) if (apart[0], variant) in kept else (variant, reference)
+        place = next(each for each in folder.parents if each.name == PILOT_FOLDER)
+        print(
+            f"{variant}: the pilots of {new} are new, and those of {old} were made before: where the machine is "
+            f"another or was busier, steps follow that; remove {place} to measure all of them anew"
+        )
+
+
+def _started(folder: Path) -> str | None:
+    """When the run was started that left a record."""
+    with contextlib.suppress(UserError):
+        if (record := record_in(folder)) is not None:
+            return record.started_at
+    return None
 
 
 def _pilots(config: RunConfig, plan: Sequence[Run]) -> dict[tuple[int, str], Run]:
