@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -16,13 +17,15 @@ import yaml
 from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.record import Metric, Record
-from ablab.results.run_context import RunContext, TuningReport
+from ablab.results.run_context import BudgetReport, RunContext, TuningReport
 from ablab.results.store import RECORD_FILE, write_record
 from ablab.study.planning.compose import Composed
 from ablab.study.planning.expand import Run
+from ablab.study.planning.preflight import Preflight
+from ablab.study.planning.units import UNITS
 from ablab.study.trials.choice import best_of, report_of, score
 from ablab.study.trials.points import Point
-from ablab.study.trials.tuning import check_tuning, refuse_for_one_run, seeds_of, tune
+from ablab.study.trials.tuning import check_equal, check_tuning, refuse_for_one_run, seeds_of, tune
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -269,6 +272,33 @@ def test_shorter_runs_are_tried_out_where_rates_alone_are_tuned(tiny_config: Tin
     with pytest.raises(UserError, match=r"the 2 steps \[in a tuning run of the one variant\]"):
         check_tuning([Run(overrides=["tune.lr=[0.01,0.1]", "tune.max_steps=2"])], compose, check)  # type: ignore[arg-type]
     assert met == [(0.01, 2)]
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (
+            "budget.match=params tune.model.d_ff=[32,64]",
+            r"with model\.d_ff=32 b would not be at equal parameters any more",
+        ),
+        ("budget.match=tokens tune.trainer.accumulate_grad_batches=[1,4]", r"equal tokens any more \(\+300\.0%\)"),
+        ("budget.match=tokens tune.model.d_ff=[32,64]", None),
+        ("budget.match=params tune.lr=[0.1,1] tune.model.dropout=[0,0.1]", None),
+        ("budget.match=time tune.model.d_ff=[32,64]", None),
+        ("tune.model.d_ff=[32,64]", None),
+    ],
+)
+def test_what_a_budget_has_made_equal_stays_so(tiny_config: TinyConfig, words: str, refused: str | None) -> None:
+    config, preflight = tiny_config("model.d_ff=64", *words.split()), Preflight()
+    measure = UNITS[config.budget.match].measure if config.budget.match else None
+    wanted = measure(config, preflight.task(config)) if measure else None
+    run = Run(overrides=[], context=RunContext(variant="b", budget=BudgetReport(value=wanted, of=wanted)))
+
+    def compose(run: Run) -> Composed:
+        return config, Path("nowhere")
+
+    with pytest.raises(UserError, match=refused) if refused else contextlib.nullcontext():
+        check_equal([run], compose, preflight)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

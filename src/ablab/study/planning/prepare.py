@@ -33,7 +33,7 @@ from ablab.study.planning.expand import Run, expand
 from ablab.study.planning.ladder import climb
 from ablab.study.planning.preflight import Preflight
 from ablab.study.trials.carried import first_size
-from ablab.study.trials.tuning import check_tuning
+from ablab.study.trials.tuning import check_equal, check_tuning
 from ablab.training.begin import variant_of
 from ablab.training.warm_start import check_steps_left
 from ablab.version import __version__
@@ -84,6 +84,7 @@ def prepare(compose: Composer, arguments: Sequence[str], preflight: Preflight) -
         check_tuning(first_size(prepared.runs), compose, preflight.check)
         met = meet_budgets(prepared.runs, configs, preflight)
         prepared.runs, prepared.budgets = met
+        check_equal(prepared.runs, compose, preflight)
         prepared.alone = _alone([compose(run)[0] for run in prepared.runs], prepared.runs, preflight)
     return prepared
 

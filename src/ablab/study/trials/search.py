@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ablab.config import RunConfig
@@ -35,9 +35,7 @@ class Search:
         self._given = first.tune.grids
         self.grids: dict[str, list[Scalar]] = dict(self._given)
         self.seeds: list[int] = list(first.tune.seeds)
-        self.keys = {
-            variant: [key for key in self.grids if _has(config, key)] for variant, config in self._configs.items()
-        }
+        self.keys = {variant: own_keys(config, self.grids) for variant, config in self._configs.items()}
         self._steps: dict[str, list[int]] = {}  # key -> by how many values its grid has grown, below and above
         self._ended: set[tuple[str, Side]] = set()  # grids that cannot grow there
         self._trials: dict[tuple[Any, ...], Run] = {}
@@ -218,6 +216,11 @@ class Search:
             without=(*(f"{key}=" for key in point), "tune."),
             settings=[*shorter, "tune.trials=0", *(f"{key}={written(value)}" for key, value in point.items())],
         )
+
+
+def own_keys(config: RunConfig, keys: Iterable[str]) -> list[str]:
+    """Those of dotted keys that a config has."""
+    return [key for key in keys if _has(config, key)]
 
 
 def _has(config: RunConfig, key: str) -> bool:

@@ -13,11 +13,17 @@ from ablab.config import RunConfig
 from ablab.config.tune import said
 from ablab.errors import UserError
 from ablab.study.designs.factors import written
+from ablab.study.planning.budget import TOLERANCE
 from ablab.study.planning.compose import Composer
 from ablab.study.planning.expand import Run
-from ablab.study.trials.search import Check, Search
+from ablab.study.planning.preflight import Preflight
+from ablab.study.planning.units import UNITS
+from ablab.study.trials.choice import shown
+from ablab.study.trials.search import Check, Search, own_keys
+from ablab.study.trials.trial import first_of_each
 
 FEWEST_TUNING_SEEDS = 2
+_OF_LEARNING = ("optimizer.", "schedule.")  # settings that make no model larger, and no run longer
 
 
 def check_tuning(plan: Sequence[Run], compose: Composer, check: Check) -> None:
@@ -30,6 +36,28 @@ def check_tuning(plan: Sequence[Run], compose: Composer, check: Check) -> None:
             raise UserError(f"{said(key)} chooses {key}, which the command gives, too: leave one of them out")
     search.check_keys()
     search.check_values()
+
+
+def check_equal(plan: Sequence[Run], compose: Composer, preflight: Preflight) -> None:
+    """Raises UserError where a setting that is tuned moves what a budget has made equal: whatever is chosen counts.
+
+    Args:
+        plan: that meets its budgets.
+    """
+    for variant, run in first_of_each(plan).items():
+        config, report = compose(run)[0], run.context.budget
+        measure = UNITS[config.budget.match].measure if config.budget.match else None
+        if measure is None or report is None or not report.of:
+            return  # of time nothing is known yet
+        for key in own_keys(config, [key for key in config.tune.grids if not key.startswith(_OF_LEARNING)]):
+            for value in config.tune.grids[key]:
+                off = measure(config.with_values({key: value}), preflight.task(config)) / report.of - 1
+                if abs(off) > TOLERANCE:
+                    raise UserError(
+                        f"{said(key)}: with {key}={shown(value)} {variant or 'the one variant'} would not be at equal "
+                        f"{UNITS[str(config.budget.match)].plural} any more ({off:+.1%}), as budget.match="
+                        f"{config.budget.match} asks: leave one of them out"
+                    )
 
 
 def refuse_for_one_run(config: RunConfig) -> None:
