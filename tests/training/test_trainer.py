@@ -74,6 +74,20 @@ def test_a_profile_is_in_the_folder_and_in_tensorboard(
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch Profiler default schedule will be overridden")  # of few steps
+@pytest.mark.filterwarnings(
+    "ignore:Warning. Profiler clears events at the end of each cycle"
+)  # PyTorch, of every cycle
+@pytest.mark.parametrize("batches", [1, 3, 6])  # of an evaluation: too few for PyTorch's schedule of 5, or enough
+def test_steps_and_evaluations_of_any_length_are_profiled(
+    batches: int, tiny_config: TinyConfig, run: Run, tmp_path: Path
+) -> None:
+    lengths = f"trainer.limit_val_batches={batches}", "trainer.max_steps=6", "trainer.val_check_interval=6"
+    record = run(tiny_config("trainer.profiler=pytorch", "task.eval_batch_size=1", *lengths), tmp_path)
+    assert record.status == "ok", record.reason
+    assert not torch.autograd._profiler_enabled()
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch Profiler default schedule will be overridden")  # of few steps
 def test_no_profiler_goes_on_after_a_run_that_failed(
     faulty: Callable[..., RunConfig], run: Run, tmp_path: Path
 ) -> None:

@@ -50,7 +50,7 @@ from ablab.training.stopping import StopRequest, stop_on_request
 from ablab.training.strategies.base import Parallel, parallel
 from ablab.training.token_counts import TokenCounts
 from ablab.training.traffic.callback import Communicating
-from ablab.training.trainer import build_module, build_trainer, evaluate, quiet_lightning, untimed_steps
+from ablab.training.trainer import build_module, build_trainer, end_profile, evaluate, quiet_lightning, untimed_steps
 from ablab.training.warm_start import origin_of, trunk_of
 from ablab.training.watchers import Watchers
 from ablab.training.world import world
@@ -207,7 +207,7 @@ def _train(
         with noted("counting the traffic", record.notes):
             traffic.gather(trainer)
     finally:
-        trainer.profiler.teardown(stage=None)  # type: ignore[attr-defined]  # else torch's goes on in the process
+        end_profile(trainer.profiler)  # type: ignore[attr-defined]  # else torch's goes on in the process
         meter.measured(cost, trainer.global_step)
         if seat is not None:
             seat.leave_out(cost)

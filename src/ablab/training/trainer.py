@@ -137,6 +137,17 @@ def build_profiler(asked: str | Node | None, folder: Path) -> Profiler | None:
     return profiler
 
 
+def end_profile(profiler: Profiler) -> None:
+    """End what a profiler still records, as of the hooks that Lightning calls behind its last report."""
+    try:
+        profiler.teardown(stage=None)
+    except AssertionError:  # PyTorch's, which has no events where its schedule has not come to a step that it records
+        if not isinstance(profiler, PyTorchProfiler):
+            raise
+        profiler.profiler = None  # it has ended; Lightning asks for its events behind that
+        profiler.teardown(stage=None)
+
+
 def trainer_settings(config: RunConfig) -> Node:
     """The config of the axis `trainer` as arguments of Lightning's Trainer, with the strategy's devices."""
     own = ("_target_", *AXES["trainer"].beside)
