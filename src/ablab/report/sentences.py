@@ -45,9 +45,9 @@ def named(baselines: Baselines) -> str:
     return PREVIOUS if baselines.steps else baselines.first
 
 
-def measured(comparisons: Comparisons) -> str:
+def measured(last_k: int) -> str:
     """Name what a value is, where it is not the final one: "mean of the last 3 evaluations", else ""."""
-    return f"mean of the last {comparisons.last_k} evaluations" if comparisons.last_k > 1 else ""
+    return f"mean of the last {last_k} evaluations" if last_k > 1 else ""
 
 
 def interval_name(comparisons: Comparisons) -> str:

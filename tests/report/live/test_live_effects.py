@@ -77,6 +77,33 @@ def test_the_declared_baseline_counts_once_one_of_its_runs_has_ended() -> None:
     assert shown(records)[2:] == ["relu               +0.20      3", "gelu               +0.35      3"]
 
 
+@pytest.mark.parametrize(
+    ("declared", "metric", "effects"),
+    [
+        ({"metric": "val_accuracy"}, "val_accuracy (higher", ("-0.15", "+0.20")),
+        ({"metric": None, "split": "test"}, "test_loss (lower", ("+0.30", "-0.40")),
+        ({"last_k": 2}, "val_loss, mean of the last 2 evaluations (lower", ("+0.45", "-0.60")),
+        (
+            {"metric": "test_loss@task.length=64"},
+            "val_loss (lower",
+            ("+0.15", "-0.20"),
+        ),  # evaluated when all have ended
+    ],
+)
+def test_what_the_study_declares_is_compared(
+    declared: dict[str, object], metric: str, effects: tuple[str, str]
+) -> None:
+    records = [ok(run, loss) for run, loss in zip(RUNS, LOSSES, strict=True)]
+    for record in records:
+        loss = record.metrics["val_loss"]
+        record.metrics |= {"val_accuracy": 3 - loss, "test_loss": 2 * loss}
+        record.last = {"val_loss": [4.0, 2 * loss, 4 * loss]}
+        record.config["comparison"] = declared
+    title, _, gelu, silu = shown(records, width=120)
+    assert title == f"so far, no verdict: {metric} is better), variant minus activation=relu"
+    assert (gelu.split()[1], silu.split()[1]) == effects
+
+
 def test_a_table_per_task_in_its_own_direction() -> None:
     runs = plan(VARIANTS[:2], [0], tasks=["text", "images"])
     records = [ok(run, loss) for run, loss in zip(runs, [2.0, 2.5, 0.5, 0.75], strict=True)]

@@ -39,7 +39,7 @@ _SHARED = "; seeds that were stacked have equal shares of the wall time, and all
 def sections(context: ReportContext, by: By | None = None) -> list[Section]:
     """Every table, in order: the suite, each task, then the runs that did not end well."""
     comparisons = context.comparisons
-    averaged = f", {measured(comparisons)}" if measured(comparisons) else ""
+    averaged = f", {measured(comparisons.last_k)}" if measured(comparisons.last_k) else ""
     found = []
     for part, _ in parts(comparisons, by):
         where = part if len(comparisons.metrics) > 1 else ""

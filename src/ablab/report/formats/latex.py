@@ -141,7 +141,7 @@ def _caption(section: Section, comparisons: Comparisons, by: By | None) -> str:
         "simultaneous": "simultaneous intervals and p values on a shared standard error (preliminary)",
     }
     used = [said for name, said in methods.items() if name in {item.adjustment for item in items}]
-    of = f" of the {measured(comparisons)}" if measured(comparisons) else ""
+    of = f" of the {measured(comparisons.last_k)}" if measured(comparisons.last_k) else ""
     interval = f"{interval_name(comparisons)}, {', or '.join(used)}, over all comparisons{several}. " if used else ""
     return text(
         f"Quality{on}: mean and standard deviation over seeds{of}. Effects against "

@@ -94,7 +94,7 @@ def page(context: ReportContext) -> str:
         factors=runs.factors,
         comparisons=comparisons,
         interval_name=interval_name(comparisons),
-        measured=measured(comparisons),
+        measured=measured(comparisons.last_k),
         several_looks=any(isinstance(note, InterimAnalyses) for note in context.comparisons.notes),
         n_runs=len(runs.records),
         tasks=context.tasks,

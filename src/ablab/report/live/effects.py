@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -11,11 +12,12 @@ from rich.text import Text
 
 from ablab.analysis.baseline import Baselines, choose_baselines, declared_baseline
 from ablab.analysis.conditions import other_corpus
-from ablab.analysis.metrics import choose_metric
+from ablab.analysis.metrics import choose_metric, pending
 from ablab.analysis.pairing import Pairing, label, outcomes, tasks, variants
+from ablab.config import Node
 from ablab.errors import UserError
 from ablab.report.formatting import decimals_for, number
-from ablab.report.sentences import against
+from ablab.report.sentences import against, measured
 from ablab.results.collect import Runs, tabulate
 from ablab.results.record import Record
 
@@ -23,27 +25,32 @@ from ablab.results.record import Record
 def effects_so_far(records: list[Record]) -> RenderableType | None:
     """Per task a table of mean differences to the baseline, over the seeds that both have; None while there are none.
 
+    They are of the metric that the verdicts will be of: the one that the study declares, else each task's primary one.
     No intervals, p values or verdicts: they hold for the seeds that were planned, not for those that came first.
     """
     planned = sorted(records, key=lambda record: -1 if record.index is None else record.index)
     if not planned or (planned[0].index or 0) > 0:
         return None  # the first of the plan is missing, which tells the baseline
     runs = tabulate([(Path(str(place)), record) for place, record in enumerate(planned)])
+    declared = records[-1].comparison  # kept runs, which may have been begun under another one, come first
     try:
         baselines = choose_baselines(runs, declared_baseline(runs))
-    except UserError:  # none of its runs has ended
+        tables = [table for task in tasks(runs) if (table := _table(runs, task, baselines, declared))]
+    except UserError:  # no run of the baseline has ended, or none that has the metric
         return None
-    tables = [table for task in tasks(runs) if (table := _table(runs, task, baselines))]
     return Group(*tables) if tables else None
 
 
-def _table(runs: Runs, task: str, baselines: Baselines) -> RenderableType | None:
-    metric, direction, _ = choose_metric(runs, task, None)
+def _table(runs: Runs, task: str, baselines: Baselines, declared: Node) -> RenderableType | None:
+    wanted: Any = declared.get("metric")
+    wanted = None if pending(runs, wanted) else wanted  # evaluations elsewhere come after the study
+    metric, direction, _ = choose_metric(runs, task, wanted, declared.get("split"))
+    last_k: int = declared.get("last_k") or 1
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("variant")
     table.add_column("mean difference", justify="right", no_wrap=True)
     table.add_column("pairs", justify="right", no_wrap=True)
-    found = {variant: outcomes(runs, task, variant, metric) for variant in variants(runs)}
+    found = {variant: outcomes(runs, task, variant, metric, last_k) for variant in variants(runs)}
     for variant, own in found.items():
         baseline = baselines.of(variant)
         pairing = Pairing(variant, baseline, task, metric, own, found.get(baseline, {}))
@@ -55,7 +62,8 @@ def _table(runs: Runs, task: str, baselines: Baselines) -> RenderableType | None
             table.add_row(name, Text(number(effect, decimals_for(effect), signed=True)), Text(str(len(pairing.seeds))))
     where = f"{task}, " if len(tasks(runs)) > 1 else ""
     better = "higher" if direction == "max" else "lower"
-    title = f"so far, no verdict: {where}{metric} ({better} is better), variant minus {against(baselines)}"
+    averaged = f", {measured(last_k)}" if last_k > 1 else ""
+    title = f"so far, no verdict: {where}{metric}{averaged} ({better} is better), variant minus {against(baselines)}"
     return Group(Text(title, style="bold", no_wrap=True, overflow="ellipsis"), table) if table.row_count else None
 
 
