@@ -7,7 +7,9 @@ from synthetic import runs_of
 from tuned import Points, told, tuned_study
 
 from ablab.report.context import ReportContext
+from ablab.report.figures.canvas import Drawing
 from ablab.report.html.page import page
+from ablab.report.html.sections import tuning
 
 pytestmark = pytest.mark.usefixtures("_plain_figures")
 
@@ -29,3 +31,18 @@ def test_a_study_that_was_not_tuned_or_tells_nothing_of_it_has_none() -> None:
     earlier = {"chosen": 3e-3, "tried": [[1e-3, 1.4], [3e-3, 1.05]]}
     for kept in (None, earlier):
         assert 'id="tuning"' not in page(ReportContext.of(runs_of(tuned_study(DIFFERENCES, kept, kept))))
+
+
+@pytest.mark.parametrize(("metric", "best"), [("val_loss", 0.1), ("val_accuracy", 0.82)])
+def test_the_scale_holds_what_is_best_of_the_metric_that_is_drawn(
+    metric: str, best: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever metric decided: of accuracies that a loss has chosen, the highest are in sight, not the lowest."""
+    drawn: list[Drawing] = []
+    monkeypatch.setattr(tuning, "svg", lambda _, figure, *place: drawn.append(figure))
+    kept = told({1e-3: [0.1, 0.1], 3e-3: [0.11, 0.11], 1e-2: [0.12, 0.12], 3e-2: [0.8, 0.8], 0.1: [0.82, 0.82]}, 0.1)
+    for point in kept["points"]:
+        point["values"]["val_accuracy"] = point["values"]["val_loss"]
+    tuning.tuning(ReportContext.of(runs_of(tuned_study(DIFFERENCES, kept, kept)), metric=metric))
+    low, high = drawn[0].figure.axes[0].get_ylim()
+    assert low < best < high

@@ -10,16 +10,20 @@ from ablab.analysis.tuned import Tuned, mean
 from ablab.config.tune import RATE
 from ablab.report.figures.canvas import Drawing, add_legend, drawing, legend_below, panels
 from ablab.report.figures.style import MOST_VARIANTS, Style
+from ablab.results.record import Direction
 
 _WIDTH = 7.2
 _FAR = 4.0  # times as far behind the best as half of all: where the scale ends
 Course = list[tuple[float, float, list[float]]]  # rates with their means, and the value of each seed
 
 
-def over_rates(tunings: Mapping[str, Tuned], metric: str, styles: Mapping[str, Style]) -> Drawing | None:
+def over_rates(
+    tunings: Mapping[str, Tuned], metric: str, direction: Direction, styles: Mapping[str, Style]
+) -> Drawing | None:
     """A line for each variant over the rates that it was tried at, a dot for each seed, a ring at what was chosen.
 
-    Other settings that were tuned are those that were chosen. None where no learning rate was tuned.
+    `metric` need not be the one that decided, nor be good in the direction of that one. Other settings that were tuned
+    are those that were chosen. None where no learning rate was tuned.
     """
     courses = {name: _course(tuned, metric) for name, tuned in tunings.items() if RATE in tuned.settings}
     courses = {name: course for name, course in courses.items() if course}
@@ -32,7 +36,7 @@ def over_rates(tunings: Mapping[str, Tuned], metric: str, styles: Mapping[str, S
         for name in names:
             _line(axes, name, courses[name], tunings[name].settings[RATE], styles[name])
         axes.set_xscale("log")
-        _leave_out_the_far(axes, [middle for name in names for _, middle, _ in courses[name]], tunings[names[0]].sign)
+        _leave_out_the_far(axes, [middle for name in names for _, middle, _ in courses[name]], direction)
         axes.set_xlabel("learning rate")
         axes.set_ylabel(metric)
         add_legend(figure, [axes], columns)
@@ -66,9 +70,9 @@ def _line(axes: Axes, name: str, course: Course, chosen: float, style: Style) ->
             axes.plot([rate], [middle], "o", color=style.colour, markersize=13, fillstyle="none")
 
 
-def _leave_out_the_far(axes: Axes, means: list[float], sign: int) -> None:
+def _leave_out_the_far(axes: Axes, means: list[float], direction: Direction) -> None:
     """End the scale where rates are so much worse that the others would be one line."""
-    best = min(means) if sign > 0 else max(means)
+    best, sign = (min(means), 1) if direction == "min" else (max(means), -1)
     behind = sorted(abs(value - best) for value in means)
     most = _FAR * (behind[len(behind) // 2] or behind[-1])
     if behind[-1] > most > 0:

@@ -22,7 +22,8 @@ def tuning(context: ReportContext) -> Section | None:
             return []
         table = pd.DataFrame([_row(variant, tuned, metric) for variant, tuned in found.items()])
         shown = {variant: found[variant] for variant in context.drawn(task).variants if variant in found}
-        return [Block(figure=svg(context, over_rates(shown, metric, context.styles), "tuning", task), table=table)]
+        drawn = over_rates(shown, metric, context.direction(task), context.styles)
+        return [Block(figure=svg(context, drawn, "tuning", task), table=table)]
 
     made = per_task(context, blocks)
     if not made:
