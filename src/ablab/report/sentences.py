@@ -21,13 +21,22 @@ from ablab.report.formatting import confidence, decimals_for, number, p_value, p
 
 def verdict_line(item: Comparison) -> str:
     """The verdict as one line that says whom it is about."""
-    sentence = verdict_sentence(item)
-    about = "" if item.label in sentence else f"{item.label}: "
-    return f"{item.verdict.value:<10}  {about}{sentence}"
+    about = "" if names_its_subject(item) else f"{item.label}: "
+    return f"{item.verdict.value:<10}  {about}{verdict_sentence(item)}"
 
 
 def verdict_sentence(item: Comparison) -> str:
     return sentence(item, item.verdict)
+
+
+def names_its_subject(item: Comparison) -> bool:
+    """Whether the sentence of a verdict begins with whom it is about.
+
+    Not told by a look into the sentence: "C" is in every "CI".
+    """
+    if item.verdict is Verdict.NO_EFFECT:  # begins with the overrides, which may have nothing of a given name
+        return item.label in (item.overrides, item.overrides.partition("=")[2])
+    return item.verdict not in (Verdict.EQUIVALENT, Verdict.UNSTABLE)
 
 
 def sentence(evidence: Evidence, verdict: Verdict) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from ablab.report.html.sections.runs import origin, question, run_health
 from ablab.report.html.sections.subsets import subsets
 from ablab.report.html.sections.tuning import tuning
 from ablab.report.notes import notes_of
-from ablab.report.sentences import interval_name, measured, verdict_sentence
+from ablab.report.sentences import interval_name, measured, names_its_subject, verdict_sentence
 from ablab.results.store import write_atomically
 
 REPORT_FILE = "report.html"
@@ -116,6 +117,7 @@ def _environment(names: Mapping[str, str]) -> Environment:
         "foldable": lambda name: foldable(names.get(name, name)),
         "isolated": isolated,
         "sentence": verdict_sentence,
+        "names_its_subject": names_its_subject,
         "notes": notes_of,
     }
     return environment
@@ -129,8 +131,11 @@ def foldable(name: object) -> Markup:
 
 def isolated(sentence: str, name: str) -> Markup:
     """The sentence with the name apart: one that runs from right to left would take the numbers beside it along."""
-    before, found, after = sentence.partition(name) if name else (sentence, "", "")
-    return escape(before) + (Markup("<bdi>{}</bdi>").format(found) if found else Markup("")) + escape(after)
+    found = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", sentence) if name else None  # "C" is not a part of "CI"
+    if found is None:
+        return escape(sentence)
+    shown = Markup("<bdi>{}</bdi>").format(name)
+    return escape(sentence[: found.start()]) + shown + escape(sentence[found.end() :])
 
 
 def _pieces(part: str) -> Markup:
