@@ -1,27 +1,73 @@
 import math
 import shlex
+from pathlib import Path
 
+import pytest
+from hydra.types import RunMode
 from synthetic import ended, record, runs_of, study
 
+from ablab.api import compose
+from ablab.config import fingerprint
+from ablab.config.compose import composed
+from ablab.config.ladder import written_out
 from ablab.report.context import ReportContext
 from ablab.report.html.page import page
 from ablab.report.html.sections.mechanism import mechanism
 from ablab.report.html.sections.runs import command, health, origins, parameter_groups, question
+from ablab.study.job import _refuse_what_is_for_sweeps
+from ablab.study.planning import budget, ladder
+from ablab.study.trials import tuning
 
 
 def test_commands_survive_the_shell() -> None:
-    item = record(7, variant="attention=lsh,model.sizes=[1,2],name=a b;c")
-    assert shlex.split(command(item)) == ["ablab", "attention=lsh", "model.sizes=[1,2]", "name=a b;c", "seed=7"]
+    item = record(7, variant="attention=lsh,model.sizes=[1,2],question=a b;c")
+    assert shlex.split(command(item)) == ["ablab", "attention=lsh", "model.sizes=[1,2]", "question=a b;c", "seed=7"]
     assert command(record(1, variant="")) == "ablab seed=1"
 
 
 def test_commands_are_of_one_run() -> None:
     """What only a sweep takes is left out, as one run would refuse it; what a budget has set is there."""
     of_sweeps = ["jobs=2", "budget.match=flops", "tune.lr=[0.1,0.2]", "+retry=failed", "~design.variants.a", "seed=0"]
-    kept = ["attention=lsh", "trainer.max_steps=298", "hang_timeout=9", "name=x"]
-    asked = [*of_sweeps, *kept, "comparison.margin=0.1", "hydra.sweep.dir=y"]
+    kept = ["attention=lsh", "trainer.max_steps=298", "hang_timeout=9"]
+    asked = [*of_sweeps, *kept, "name=x", "comparison.margin=0.1", "hydra.sweep.dir=y"]
     item = record(3, settings={"overrides": asked})
     assert shlex.split(command(item)) == ["ablab", *kept, "seed=3"]
+
+
+ALONE = """
+# @package _global_
+name: alone
+defaults: [{override /design: explicit}]
+design: {variants: {gpt2: {}, rope: {position: rope}}, placebo: order}
+ladder: {sizes: [32, 48]}
+tune: {lr: [1e-3, 3e-3], optimizer: {weight_decay: [0.0, 0.1]}}
+budget: {match: params}
+model: {n_layers: 2}
+hydra: {mode: MULTIRUN, sweeper: {params: {seed: "0,1"}}}
+"""
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        ["model.d_model=32"],  # the baseline
+        ["position=rope", "model.d_model=48", "optimizer.lr=0.003", "++model.placebo=order", "tune.max_steps=5"],
+    ],
+)
+def test_the_command_of_a_run_of_a_study_from_a_file_trains_that_run(tmp_path: Path, own: list[str]) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "alone.yaml").write_text(ALONE, encoding="utf-8")
+    of_study = compose("study=alone", *own, "seed=1", config_dir=tmp_path)
+    item = record(1, config=of_study.to_dict(), fingerprint=fingerprint(of_study))
+    program, *words = shlex.split(command(item))
+    assert program == "ablab"
+    again = compose(*words, config_dir=tmp_path)
+    assert fingerprint(again) == item.fingerprint
+    assert again.name == f"again/{item.fingerprint[:12]}"
+    assert composed(written_out(words), [tmp_path]).hydra.mode == RunMode.RUN
+    _refuse_what_is_for_sweeps(written_out(words))
+    for of_sweeps in (budget, ladder, tuning):
+        of_sweeps.refuse_for_one_run(again)
 
 
 def test_origins_count_the_runs_where_they_differ() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -177,10 +178,12 @@ def test_a_run_that_a_scheduler_ends_saves_itself(ablab: Job, monkeypatch: pytes
     assert saved["global_step"] >= steps[-1] >= 2
 
 
-@pytest.mark.parametrize("override", ["design=one_factor", "jobs=2", "timeout=60", "retries=0", "on_failure=stop"])
+@pytest.mark.parametrize(
+    "override", ["design=one_factor", "jobs=2", "timeout=60", "retries=0", "on_failure=stop", "ladder.sizes=[16,32]"]
+)
 def test_what_is_for_sweeps_is_refused_in_one_run(ablab: Job, override: str) -> None:
     """It would change nothing, and say nothing."""
-    with pytest.raises(UserError, match=rf"^{override}: is for sweeps, and this is one run; add -m$"):
+    with pytest.raises(UserError, match=rf"^{re.escape(override)}: is for sweeps, and this is one run; add -m$"):
         ablab(override)
 
 

@@ -14,6 +14,7 @@ from ablab.errors import UserError
 WIDTH = "model.d_model"
 FEWEST, ENOUGH = 2, 4  # sizes: below there is no ladder, from there on it says how an effect goes on
 EXPONENTS = {"compute": -0.125, "width": -1.0}  # of the rates: Bi et al. 2024, section 3.2; Yang et al. 2022
+NO_LADDER = "ladder.sizes=null"  # the word that leaves out that of a study's file, `ladder=null` for short
 BATCH_EXPONENT = 0.3271  # of the compute: Bi et al. 2024, section 3.2
 _KNOWN = {
     "depth": ("scaled", "fixed"),

@@ -19,6 +19,7 @@ from rich.progress import Progress as Bar
 
 from ablab.config import RunConfig, fingerprint, resolve
 from ablab.config.identity import what_differs
+from ablab.config.ladder import NO_LADDER
 from ablab.config.schema import FOR_SWEEPS, refuse_shadowed
 from ablab.config.yaml_files import refuse_misread
 from ablab.errors import UserError
@@ -157,8 +158,13 @@ def _tell_end(record: Record, folder: Path) -> None:
 
 
 def _refuse_what_is_for_sweeps(asked: list[str]) -> None:
-    """Raises UserError where one run is asked for what only sweeps have: it would change nothing."""
+    """Raises UserError where one run is asked for what only sweeps have: it would change nothing.
+
+    To leave out the ladder of a study's file does change something.
+    """
     for override in asked:
+        if override == NO_LADDER:
+            continue
         if override.lstrip("+").split("=")[0].split(".")[0] in FOR_SWEEPS:
             raise UserError(f"{override}: is for sweeps, and this is one run; add -m")
 

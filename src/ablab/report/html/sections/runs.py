@@ -159,13 +159,36 @@ def parameter_groups(runs: Runs) -> pd.DataFrame:
 
 
 def command(record: Record) -> str:
-    """The shell command that trains this run again, without what one run by itself refuses or takes no notice of."""
-    asked = record.config.get("overrides") or BETWEEN_OVERRIDES.split(record.variant)
-    overrides = [part for part in asked if part and re.split(r"[.=]", part.lstrip("+~"))[0] not in _OF_SWEEPS]
-    return shlex.join(["ablab", *overrides, f"seed={record.seed}"])
+    """The shell command that trains this run again, in a folder of its own.
+
+    It lacks what one run by itself refuses or takes no notice of. Where a file asked for the study, as `study=NAME`, it
+    switches off what that makes of it: several runs, at several sizes, at settings and budgets that are found first.
+    """
+    asked = [part for part in record.config.get("overrides") or BETWEEN_OVERRIDES.split(record.variant) if part]
+    kept = [part for part in asked if _top(part) not in _OF_SWEEPS]
+    if any(_top(part) in _FILES for part in kept):
+        given = {_top(part) for part in asked} | _set_in(record.config)
+        kept += ["hydra.mode=RUN", *(word for key, word in _OFF.items() if key in given)]
+        kept.append(f"name=again/{record.fingerprint[:12]}")  # that of the file is the folder of the study
+    return shlex.join(["ablab", *kept, f"seed={record.seed}"])
 
 
-_OF_SWEEPS = frozenset({"seed", "hydra", "comparison", "budget", "tune", *FOR_SWEEPS})
+_OF_SWEEPS = frozenset({"seed", "name", "hydra", "comparison", "budget", "tune", *FOR_SWEEPS})
+_FILES = ("study", "experiment")  # groups whose options may ask for a whole study
+_OFF = {"ladder": "ladder=null", "tune": "tune.trials=0", "budget": "budget.match=null"}
+_OF_TUNING = frozenset({"seeds", "max_steps", "extend", "trials"})  # its keys that are no grid
+
+
+def _top(override: str) -> str:
+    return re.split(r"[.=/]", override.lstrip("+~"))[0]
+
+
+def _set_in(config: Node) -> set[str]:
+    """Which of `_OFF` the study of the run had."""
+    ladder, tune, budget = (config.get(key) or {} for key in _OFF)
+    found = {"ladder": ladder.get("sizes"), "budget": budget.get("match")}
+    found["tune"] = any(grid for key, grid in tune.items() if key not in _OF_TUNING)
+    return {key for key, value in found.items() if value}
 
 
 def question(runs: Runs) -> str | None:
