@@ -270,6 +270,19 @@ def test_a_variant_that_only_diverged_has_a_marker_and_a_name() -> None:
     assert "hot diverged" in drawn.alt
 
 
+def test_a_loss_that_blows_up_leaves_the_scale_to_the_others() -> None:
+    steps = np.arange(1.0, 1001.0)
+    fine = Band(steps, 1 + 1 / steps, None, None, ())
+    blown = np.where(steps > 997, 10.0 ** (steps - 991), 1.5)
+    panel = Panel("step", "train_loss", {"fine": fine}, [("hot", 0, (steps, blown))])
+    axes = axes_of(curves([panel], styles(["fine", "hot"], "fine")))[0]
+    low, high = axes.get_ylim()
+    assert 0.9 < low < 1 < 2 < high < 2.1
+    x, y = axes.lines[1].get_data()
+    assert (x[0], x[-1], y[-1]) == (1, 1000, high)  # its hollow end is in sight
+    assert len(x) <= 200  # more would only make the file large
+
+
 def test_growth_is_drawn_in_the_looks_of_the_variants() -> None:
     one = Exponent(
         series="attention=full", x_name="seq_len", y_name="peak_memory_bytes", x=(64, 128), y=(1e6, 2e6), alpha=1.0,

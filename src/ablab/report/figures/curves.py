@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
 from ablab.analysis.curves import Band, Series
 from ablab.report.figures.canvas import Drawing, add_legend, drawing, legend_below, panels
@@ -40,8 +41,9 @@ class Panel:
 def curves(found: Sequence[Panel], styles: Mapping[str, Style], columns: int = 2) -> Drawing | None:
     """The panels in rows of `columns`, one legend below; None if there is nothing to draw.
 
-    Lines are means over seeds, bands t intervals at each point, dotted lines with a hollow end runs that diverged. What
-    lies upon each other can be told apart: bands are faint with an edge, lines dashed, and markers take turns.
+    Lines are means over seeds, bands t intervals at each point, dotted lines with a hollow end runs that diverged. The
+    scale is that of the means and bands: a run whose loss blows up goes on along its edge. What lies upon each other
+    can be told apart: bands are faint with an edge, lines dashed, and markers take turns.
     """
     drawn = [panel for panel in found if not panel.empty]
     if not drawn:
@@ -68,7 +70,7 @@ def _draw(axes: Axes, panel: Panel, styles: Mapping[str, Style], names: Sequence
         axes.axhline(0, color=TEXT, linewidth=1)
     shown = {variant: band for variant, band in panel.bands.items() if variant in names}
     for rank, (variant, band) in enumerate(shown.items()):
-        keep = np.unique(np.linspace(0, len(band.x) - 1, min(_POINTS, len(band.x))).astype(int))
+        keep = _thinned(len(band.x))
         style = styles[variant]
         if band.low is not None and band.high is not None:
             low, high = band.low[keep], band.high[keep]
@@ -80,20 +82,32 @@ def _draw(axes: Axes, panel: Panel, styles: Mapping[str, Style], names: Sequence
             markevery=_turns(rank, len(shown), len(keep)), markersize=_size(rank, len(shown), len(keep)),
             linewidth=_LINE if style.dashes else _WHOLE_LINE, label=style.name or variant,
         )  # fmt: skip
+    bottom, top = (
+        axes.get_ylim() if shown else (-np.inf, np.inf)
+    )  # a loss that blows up would make one line of the others
     for variant, _, (x, y) in panel.diverged:
         if variant in names:
-            style = styles[variant]
+            style, keep = styles[variant], _thinned(len(x))
             axes.plot(
-                x, y, ":", color=style.colour, linewidth=1, marker=style.marker, markevery=[-1], markerfacecolor="none",
+                x[keep], np.clip(y[keep], bottom, top), ":", color=style.colour, linewidth=1, clip_on=False,
+                marker=style.marker, markevery=[-1], markerfacecolor="none",
                 label=None if variant in panel.bands else style.name or variant,
             )  # fmt: skip
-    low, high = axes.get_ylim()
-    if high - low < _ROUNDING * max(abs(low), abs(high)):  # of single precision: no course to be shown
-        axes.set_ylim(low - 0.05 * max(abs(low), abs(high)), high + 0.05 * max(abs(low), abs(high)))
+    if shown:
+        axes.set_ylim(bottom, top)
+    bottom, top = axes.get_ylim()
+    largest = max(abs(bottom), abs(top))
+    if top - bottom < _ROUNDING * largest:  # of single precision: no course to be shown
+        axes.set_ylim(bottom - 0.05 * largest, top + 0.05 * largest)
     axes.set_xlabel(panel.across)
     axes.set_ylabel(panel.upwards)
     axes.set_title(panel.title, fontsize=9)
     axes.locator_params(axis="x", nbins=5, integer=panel.across in _COUNTED)
+
+
+def _thinned(points: int) -> NDArray[np.int_]:
+    """Which of so many points are drawn, the first and the last among them."""
+    return np.unique(np.linspace(0, points - 1, min(_POINTS, points)).astype(int))
 
 
 def _turns(rank: int, variants: int, points: int) -> list[int]:

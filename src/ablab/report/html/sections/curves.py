@@ -33,7 +33,7 @@ def learning(context: ReportContext) -> Section:
         "curves",
         "Learning curves",
         "Lines are means over seeds, bands 95% t intervals at each point by itself, dotted lines with a hollow end "
-        "runs that diverged.",
+        "runs that diverged, along the edge where they are beyond the others.",
         per_task(context, blocks),
     )
 
