@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,13 @@ from ablab.report.html.sections.cost import scaling
 from ablab.report.html.sections.curves import learning
 from ablab.report.html.sections.effects import effects, pairs, power, verdicts
 from ablab.report.html.sections.interactions import interactions
-from ablab.report.html.sections.mechanism import mechanism
+from ablab.report.html.sections.mechanism import matrices, mechanism
 from ablab.report.html.sections.runs import differing_settings
+from ablab.report.html.sections.subsets import subsets_of
+from ablab.report.parallel import parallel_table
+from ablab.report.theory import theory
 from ablab.results.collect import collect
+from ablab.results.communication import Communication
 from ablab.results.record import Record
 
 pytestmark = pytest.mark.usefixtures("_plain_figures")
@@ -246,6 +251,36 @@ def test_mechanism_figures_are_of_runs_that_ended_well() -> None:
     table = block(mechanism(context(records)), "activation").table
     assert table is not None
     assert list(table["zero_share"]) == ["0.5", "0.5"]
+
+
+def test_a_seed_that_was_run_again_counts_once_in_every_table() -> None:
+    """By its first run, as in the verdicts: running until a result pleases must not help."""
+
+    def run(option: str, seed: int, value: float, day: int) -> Record:
+        names = ("activation/zero_share", "modal_fusion/text_from_image/layer_0")
+        item = record(seed, value, axes={"activation": option}, mechanism=dict.fromkeys(names, value))
+        item.metrics["val_loss/with=text"], item.oracle = value, {"chance": 5.0, "ceiling": 0.05}
+        item.cost = cost(item, wall_time_s=value, tokens_per_second=value)
+        item.communication = (
+            None if option == "relu" else Communication(steps=1, processes=2, backend="gloo", overlap=value)
+        )
+        return replace(item, finished_at=f"2026-01-0{day}T00:00:00Z")
+
+    def shown(records: list[Record]) -> dict[str, str]:
+        made = context(records)
+        known = theory(made.runs, "language")
+        assert known is not None
+        return {
+            "mechanism": str(tables(mechanism(made))),
+            "matrices": str(matrices(made.runs, "language")),
+            "subsets": str(subsets_of(made.runs, "language")),
+            "theory": str(known.reached),
+            "costs": str(made.variant_rows[["mean", "wall_time_s"]]),
+            "parallel": str(parallel_table(made, "language").to_dict("records")),
+        }
+
+    once = [run(option, seed, seed / 10, day=1) for option in ("relu", "gelu") for seed in (1, 2, 3)]
+    assert shown([*once, *(run("gelu", 1, 0.9, day) for day in (2, 3, 4))]) == shown(once)
 
 
 def test_one_variant_is_not_said_to_share_no_seed() -> None:

@@ -155,6 +155,12 @@ def outcomes(runs: Runs, task: str, variant: str, metric: str, last_k: int = 1) 
     return chosen
 
 
+def counting(runs: Runs, task: str, variant: str) -> list[Record]:
+    """The run of each seed of `variant` on `task` that counts, as `outcomes` has it, of those that ended well."""
+    found = (outcome.record for outcome in outcomes(runs, task, variant, "").values())
+    return [record for record in found if record.status == "ok"]
+
+
 def value_of(record: Record, metric: str, last_k: int = 1) -> float:
     """The record's `metric`, mechanism metric or cost of that name; NaN where it has none.
 

@@ -8,10 +8,10 @@ from statistics import fmean
 
 import pandas as pd
 
-from ablab.analysis.pairing import variants
+from ablab.analysis.pairing import counting, variants
 from ablab.report.context import ReportContext
 from ablab.report.formatting import MISSING, count, memory, metric_text, milliseconds, plural, share
-from ablab.report.rows import mean_sd, records_of
+from ablab.report.rows import mean_sd
 from ablab.results.collect import Runs
 from ablab.results.communication import Communication
 from ablab.results.record import Record
@@ -52,11 +52,8 @@ def parallel_notes(context: ReportContext, task: str) -> list[str]:
 
 
 def _ok(runs: Runs, task: str) -> dict[str, list[Record]]:
-    """The runs of each variant that ended well; no variant without any."""
-    found = {
-        variant: [record for record in records_of(runs, task, variant) if record.status == "ok"]
-        for variant in variants(runs)
-    }
+    """The runs of each variant that ended well, one of each seed; no variant without any."""
+    found = {variant: counting(runs, task, variant) for variant in variants(runs)}
     return {variant: records for variant, records in found.items() if records}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from ablab.analysis.comparison import Comparison, Comparisons
-from ablab.analysis.pairing import outcomes, tasks, value_of, variants
+from ablab.analysis.pairing import counting, outcomes, tasks, value_of, variants
 from ablab.analysis.suite import averages
 from ablab.results.collect import Runs
 from ablab.results.record import Record
@@ -53,9 +53,10 @@ def variant_rows(comparisons: Comparisons, runs: Runs) -> pd.DataFrame:
             if not records:
                 continue
             metric = comparisons.metrics[task]
-            counting = outcomes(runs, task, variant, metric, comparisons.last_k).values()  # one run of each seed
-            values = [outcome.value for outcome in counting]
-            rows.append(_row(task, variant, metric, values, found.get((task, variant)), records))
+            of_seeds = outcomes(runs, task, variant, metric, comparisons.last_k).values()  # one run of each
+            values = [outcome.value for outcome in of_seeds]
+            item, ok = found.get((task, variant)), counting(runs, task, variant)
+            rows.append(_row(task, variant, metric, values, item, records, ok))
     return pd.DataFrame(rows)
 
 
@@ -74,12 +75,19 @@ def suite_rows(comparisons: Comparisons, runs: Runs) -> pd.DataFrame:
         records = [record for task in tasks(runs) for record in records_of(runs, task, variant)]
         first = comparisons.suite[0]
         values = list(averages(sides).values())
-        rows.append(_row(first.task, variant, first.metric, values, found.get(variant), records))
+        ok = [record for task in tasks(runs) for record in counting(runs, task, variant)]
+        rows.append(_row(first.task, variant, first.metric, values, found.get(variant), records, ok))
     return pd.DataFrame(rows)
 
 
 def _row(
-    task: str, variant: str, metric: str, values: list[float], item: Comparison | None, records: list[Record]
+    task: str,
+    variant: str,
+    metric: str,
+    values: list[float],
+    item: Comparison | None,
+    records: list[Record],
+    ok: list[Record],
 ) -> Row:
     mean, sd = mean_sd(values)
     return {
@@ -91,7 +99,7 @@ def _row(
         "mean": mean,
         "sd": sd,
         **_effect(item),
-        **_mean_costs([record for record in records if record.status == "ok"]),
+        **_mean_costs(ok),
         "status": status_counts(records),
     }
 

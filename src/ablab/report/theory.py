@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ablab.analysis import oracle
-from ablab.analysis.pairing import value_of, variants
+from ablab.analysis.pairing import counting, value_of, variants
 from ablab.report.formatting import MISSING, metric_text, number
 from ablab.report.rows import mean_sd, records_of
 from ablab.results.collect import Runs
@@ -19,7 +19,7 @@ class Reached:
     """One variant: the primary metric of its runs that ended well, and its own ceiling."""
 
     variant: str
-    values: list[float]  # finite ones, one per run
+    values: list[float]  # finite ones, one per seed
     bound: str  # the name of its ceiling: "ceiling", or "window_8" where that is as far as it sees
     ceiling: float | None  # None if it is not known
 
@@ -52,7 +52,7 @@ def theory(runs: Runs, task: str, last_k: int = 1) -> Theory | None:
     known = oracle.of_task(oracle.known([record for found in records.values() for record in found], primary.name))
     reached = []
     for variant, found in records.items():
-        ok = [record for record in found if record.status == "ok"]
+        ok = counting(runs, task, variant)
         own = oracle.known(found, primary.name)
         values = [value for record in ok if math.isfinite(value := value_of(record, primary.name, last_k))]
         if found:

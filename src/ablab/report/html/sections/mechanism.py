@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ablab.analysis.curves import Band
-from ablab.analysis.pairing import variants
+from ablab.analysis.pairing import counting, variants
 from ablab.config.axes import AXES
 from ablab.report import drawings
 from ablab.report.context import ReportContext
@@ -22,7 +22,7 @@ from ablab.report.figures.canvas import Drawing
 from ablab.report.figures.curves import Panel, curves
 from ablab.report.formatting import metric_text
 from ablab.report.html.blocks import Block, Heatmap, Scale, Section, heatmap, per_task, svg
-from ablab.report.rows import mean_sd, records_of
+from ablab.report.rows import mean_sd
 from ablab.results.collect import Runs
 from ablab.results.record import Record
 
@@ -66,14 +66,15 @@ def mechanism(context: ReportContext) -> Section:
 
 
 def _measured(context: ReportContext, task: str) -> pd.DataFrame:
-    """One row per run that ended well: its variant and mechanism metrics, NaN where they are not finite."""
-    table = context.runs.table
-    ok = table[(table["task"] == task) & (table["status"] == "ok")]
-    names = sorted({name for place in ok.index for name in context.runs.records[int(place)].mechanism})
+    """One row per seed that ended well: its variant and mechanism metrics, NaN where they are not finite."""
+    runs = context.runs
+    ok = [(variant, record.mechanism) for variant in variants(runs) for record in counting(runs, task, variant)]
+    names = sorted({name for _, mechanism in ok for name in mechanism})
     if not names:
         return pd.DataFrame()
-    values = ok[names].astype(float).replace([math.inf, -math.inf], math.nan)
-    return pd.concat([ok["variant"], values], axis=1)
+    values = pd.DataFrame([mechanism for _, mechanism in ok], columns=names, dtype=float)
+    values = values.replace([math.inf, -math.inf], math.nan)
+    return pd.concat([pd.Series([variant for variant, _ in ok], name="variant"), values], axis=1)
 
 
 def _axis(name: str) -> str:
@@ -156,10 +157,10 @@ def is_share(name: str) -> bool:
 
 
 def matrices(runs: Runs, task: str) -> list[Matrices]:
-    """The matrices of every variant that has them, as means over its runs that ended well."""
+    """The matrices of every variant that has them, as means over its seeds that ended well."""
     found = []
     for variant in variants(runs):
-        ok = [record for record in records_of(runs, task, variant) if record.status == "ok"]
+        ok = counting(runs, task, variant)
         layers = _shares_by_layer(ok)
         if layers:
             found.append(Matrices(variant, [_matrix(ok, layer, names) for layer, names in sorted(layers.items())]))

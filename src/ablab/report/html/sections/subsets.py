@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ablab.analysis import oracle
-from ablab.analysis.pairing import variants
+from ablab.analysis.pairing import counting, variants
 from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.report.context import ReportContext
 from ablab.report.formatting import metric_text
@@ -20,7 +20,7 @@ from ablab.results.record import Record
 REACHABLE = "reachable, by theory"
 _FEWEST = 2  # values of each of its two keys that make a grid of the subsets
 
-Ok = dict[str, list[Record]]  # variant -> its runs that ended well
+Ok = dict[str, list[Record]]  # variant -> its runs that ended well, one of each seed
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def subsets(context: ReportContext) -> Section | None:
 def subsets_of(runs: Runs, task: str) -> list[Subsets]:
     """One for each metric of `task` that some run has of subsets of an evaluation; the primary metric first."""
     records = {variant: records_of(runs, task, variant) for variant in variants(runs)}
-    ok: Ok = {variant: [r for r in found if r.status == "ok"] for variant, found in records.items() if found}
+    ok: Ok = {variant: counting(runs, task, variant) for variant, found in records.items() if found}
     primary = runs.primary[task].name if task in runs.primary else ""
     known = oracle.known([record for found in records.values() for record in found], primary)
     named = dict.fromkeys(name for found in ok.values() for record in found for name in record.metrics)
