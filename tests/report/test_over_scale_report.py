@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 from climbing import BASELINE, COMPUTE, VARIANTS, ladder
@@ -23,6 +24,7 @@ from ablab.report.formatting import MISSING
 from ablab.report.html.sections.over_scale import over_scale
 from ablab.report.notebook import LoadedStudy
 from ablab.report.over_scale import effects_table, scale_lines, scale_table
+from ablab.results.interim import InterimAnalysis
 
 HOLDS = re.compile(
     r"HOLDS       better lowers val_loss by 0\.099\d at d_model=256, and at 10 times the compute by 0\.099\d \(90% of "
@@ -113,6 +115,19 @@ def test_the_section_has_two_pictures_that_say_what_they_show(context: ReportCon
     of_laws = laws(found, context.styles)
     assert of_laws is not None
     assert "val_loss over compute" in of_laws.alt
+
+
+@pytest.mark.usefixtures("_plain_figures")
+def test_intervals_are_named_by_the_level_of_the_study() -> None:
+    seen = tuple(InterimAnalysis(tuple(range(1, last)), f"2026-01-0{last}T00:00:00+00:00") for last in (3, 5))
+    looked = replace(runs_of(ladder({"relu": BASELINE, "better": VARIANTS["better"]})), interim_analyses=seen)
+    context = ReportContext.of(looked)
+    section = over_scale(context)
+    assert section is not None
+    scale, sizes = section.blocks[-2:]
+    assert scale.table is not None
+    assert "gain (97.5% CI)" in scale.table
+    assert sizes.text == "± is half of the 97.5% CI of each."
 
 
 def test_a_filter_shows_fewer_and_corrects_for_all(context: ReportContext) -> None:

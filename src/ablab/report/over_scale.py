@@ -171,10 +171,11 @@ def _range_of(tests: Sequence[HeldOut]) -> str:
 
 def scale_table(found: LadderFindings) -> pd.DataFrame:
     """A row per variant, as text: now, what it is worth, and what is foreseen."""
-    return pd.DataFrame([_row(item, found.ladder.rungs[-1].name) for item in found.items])
+    of_gains = f"{confidence(found.level)} CI"
+    return pd.DataFrame([_row(item, found.ladder.rungs[-1].name, of_gains) for item in found.items])
 
 
-def _row(item: OverScale, largest: str) -> dict[str, str]:
+def _row(item: OverScale, largest: str, of_gains: str) -> dict[str, str]:
     gains, seen, held = item.gains, item.forecast, item.held_out
     at, net = (gains.at[-1], gains.net[-1]) if gains and _reaches(item, largest) else (None, None)
     low, high = item.interval or (math.nan, math.nan)
@@ -183,7 +184,7 @@ def _row(item: OverScale, largest: str) -> dict[str, str]:
         "variant": item.climb.label,
         "verdict": item.verdict.value if item.verdict is ScaleVerdict.UNKNOWN else f"* {item.verdict.value}",
         "effect now": number(seen.now, digits, signed=True) if seen else MISSING,
-        "gain (95% CI)": gain_text(at),
+        f"gain ({of_gains})": gain_text(at),
         "at its FLOPs": _factor(net),
         "per tenfold": gain_text(gains.slope) if gains else MISSING,
         f"at {TIMES}x": number(seen.then, digits, signed=True) if seen else MISSING,

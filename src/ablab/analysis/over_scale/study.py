@@ -88,6 +88,7 @@ class LadderFindings:
     ladder: Ladder
     law: Curve | None
     items: tuple[OverScale, ...]
+    level: float = LEVEL  # of the intervals of gains
 
     def shown(self, variants: Collection[str]) -> LadderFindings:
         """With these variants alone; what is said of them stays corrected for all."""
@@ -139,7 +140,10 @@ def _judged(item: OverScale, found: tuple[ScaleVerdict, float, float]) -> OverSc
 def _findings(ladder: Ladder, level: float) -> LadderFindings:
     gains = GainsOf(ladder, level)
     return LadderFindings(
-        ladder=ladder, law=gains.curve, items=tuple(_item(ladder, gains, climb) for climb in ladder.climbs)
+        ladder=ladder,
+        law=gains.curve,
+        items=tuple(_item(ladder, gains, climb) for climb in ladder.climbs),
+        level=level,
     )
 
 

@@ -14,6 +14,7 @@ from ablab.report.over_scale import (
     scale_line,
     scale_table,
 )
+from ablab.report.sentences import interval_name
 
 _INTRO = (
     f"Does what was found hold at {TIMES} times the largest compute? HOLDS: the sign there is shown, and it is that of "
@@ -37,6 +38,7 @@ def _blocks(context: ReportContext, found: LadderFindings, place: int, several: 
     law = [f"LAW  {law_sentence(found)}"]
     title = found.ladder.task if several else ""
     styles = context.styles
+    spread = f"± is half of the {interval_name(context.comparisons)} of each."
     return [
         Block(title=title, figure=to_svg(laws(found, styles), f"laws-{place}"), lines=law, sub=several),
         Block(text=KEY, figure=to_svg(effects_ahead(found, styles), f"ahead-{place}"), sub=several),
@@ -46,5 +48,5 @@ def _blocks(context: ReportContext, found: LadderFindings, place: int, several: 
             lines=[scale_line(each) for each in found.items],
             sub=several,
         ),
-        Block(title="Effects by size", table=effects_table(found), sub=several),
+        Block(title="Effects by size", text=spread, table=effects_table(found), sub=several),
     ]
