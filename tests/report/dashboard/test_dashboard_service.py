@@ -12,8 +12,11 @@ from boards import Board, board, end, until
 from shown import VALUES, write_study
 from synthetic import record, study
 
+from ablab.config.schema import TRIAL_FOLDERS
 from ablab.errors import UserError
-from ablab.report.dashboard import serve
+from ablab.report.dashboard import serve, service
+from ablab.report.dashboard.service import LiveView
+from ablab.report.dashboard.view import View
 from ablab.results.store import RECORD_FILE
 
 pytestmark = pytest.mark.timeout(180)
@@ -134,6 +137,29 @@ def test_a_single_run_and_runs_of_several_studies(tmp_path: Path) -> None:
     with board(tmp_path / "one" / "0") as served:
         assert list(until(served.rows)) == ["."]
         assert until(lambda: served.text("0/verdicts"))
+
+
+def test_runs_that_are_not_compared_do_not_make_the_view_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a study tunes, one after the other ends."""
+    monkeypatch.setattr(service, "make_view", lambda *_, **__: View({}, [record()]))
+    view = LiveView(write_study(tmp_path, [record()]), {})
+    assert view.refresh()
+    for trials in TRIAL_FOLDERS:
+        write_study(tmp_path / trials, [record(1000)])
+        assert not view.refresh()
+
+
+def test_an_error_that_nobody_has_foreseen_is_one_line_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> View:
+        raise ValueError("half\na study")
+
+    monkeypatch.setattr(service, "make_view", broken)
+    view = LiveView(write_study(tmp_path, [record()]), {})
+    assert (view.refresh(), view.refresh()) == (False, False)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("ablab: no view of the study beside its runs: ValueError: half a study (")
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:

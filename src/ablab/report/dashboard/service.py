@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Unpack
 
 from ablab.analysis.comparison import ComparisonSettings
-from ablab.errors import UserError
+from ablab.errors import UserError, named
 from ablab.report.dashboard.view import VIEW_FOLDER, make_view, remove_view, write_view
+from ablab.results.find import record_files
 from ablab.results.kept import why_no_folder
 from ablab.results.store import RECORD_FILE
 
@@ -66,12 +67,12 @@ class LiveView:
         self.address: str | None = None
 
     def refresh(self) -> bool:
-        """Make the view anew if there are other records than it was made from; whether it was written.
+        """Make the view anew if there are other records to compare than it was made from; whether it was written.
 
         Where it cannot be, one line on stderr says why, once.
         """
         try:
-            records = {(path, path.stat().st_mtime_ns) for path in self._folder.rglob(RECORD_FILE)}
+            records = {(path, path.stat().st_mtime_ns) for path in record_files(self._folder)}
             if records == self._made_from:
                 return False
             view = make_view(self._folder, **self._comparison)
@@ -79,10 +80,11 @@ class LiveView:
             if self.address is not None:
                 _await_forgotten(self.address, removed.runs)
             write_view(self._folder, view, removed.columns)
-        except (UserError, OSError) as error:
-            if str(error) != self._said:
-                print(f"ablab: no view of the study beside its runs: {error}", file=sys.stderr, flush=True)
-            self._said = str(error)
+        except Exception as error:  # of figures of half a study, too: the server outlives whatever it shows
+            why = str(error) if isinstance(error, UserError | OSError) else named(error)
+            if why != self._said:
+                print(f"ablab: no view of the study beside its runs: {why}", file=sys.stderr, flush=True)
+            self._said = why
             return False
         self._made_from = records
         return True
