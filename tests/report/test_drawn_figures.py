@@ -165,6 +165,25 @@ def test_of_very_many_the_largest_effects_are_drawn_in_order() -> None:
     assert names == [f"v{index:03}" for index in range(60 - MOST_VARIANTS, 60)]
 
 
+def test_what_has_no_room_is_said_and_the_largest_effects_have_it() -> None:
+    losses = {f"v{index:03}": [1.0 + index / 100, 1.01 + index / 90, 1.02 + index / 95] for index in range(40)}
+    items, style = compared(losses)
+    drawn = slopes(items, style)
+    assert drawn is not None
+    titles = [axes.get_title().partition("\n")[0] for axes in drawn.figure.axes]
+    assert titles == [f"v{index:03}" for index in range(32, 40)]
+    assert drawn.left_out == "Drawn are 8 of 39 comparisons: those with the largest effects."
+    assert drawn.alt.endswith(drawn.left_out)
+    rows = [text.get_text() for text in axes_of(detectable_effects(items, style))[0].get_yticklabels()]
+    assert rows == [f"v{index:03}" for index in range(40 - MOST_VARIANTS, 40)]
+    every = slopes(items[:8], style)
+    assert every is not None
+    assert every.left_out == ""
+    one = forest(items[:1], style)
+    assert one is not None
+    assert str(to_svg(dataclasses.replace(one, left_out="1 < 2"), "one")).endswith('<p class="soft">1 &lt; 2</p>')
+
+
 def test_slopes_run_from_baseline_to_variant_and_show_who_won() -> None:
     items, style = compared(LOSSES)
     panes = [axes for axes in axes_of(slopes(items, style)) if axes.get_visible()]
@@ -278,7 +297,7 @@ def test_a_loss_that_blows_up_leaves_the_scale_to_the_others() -> None:
     axes = axes_of(curves([panel], styles(["fine", "hot"], "fine")))[0]
     low, high = axes.get_ylim()
     assert 0.9 < low < 1 < 2 < high < 2.1
-    x, y = axes.lines[1].get_data()
+    x, y = map(np.asarray, axes.lines[1].get_data())
     assert (x[0], x[-1], y[-1]) == (1, 1000, high)  # its hollow end is in sight
     assert len(x) <= 200  # more would only make the file large
 

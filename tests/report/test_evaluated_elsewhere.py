@@ -75,12 +75,15 @@ def test_a_variant_that_could_not_be_evaluated_has_dashes(tmp_path: Path) -> Non
         write_evaluation(folder / str(index), evaluation("task.seq_len=128", run.fingerprint, 2.0))
     [found] = elsewhere(collect([folder]), "language")
     assert elsewhere_table(found)["128"].tolist() == ["2", "–"]
-    drawn = over_lengths(found, context(folder).styles)
+    drawn = over_lengths(found, context(folder).styles, found.points)
     assert drawn is not None
     [axes] = drawn.figure.axes
     lines = {line.get_label(): np.asarray(line.get_xdata()).tolist() for line in axes.get_lines()}
     assert lines["activation=relu"] == [64, 128]
     assert lines["activation=gelu"] == [64]
+    few = over_lengths(found, context(folder).styles, ["activation=gelu"])  # the figures of many show some
+    assert few is not None
+    assert few.figure.axes[0].get_legend_handles_labels()[1] == ["activation=gelu"]
 
 
 def test_the_notebook_has_a_row_for_each_and_the_figure(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from ablab.analysis.comparison import compare
 from ablab.analysis.selection import compare_and_select
 from ablab.errors import UserError
 from ablab.report.context import ReportContext
+from ablab.report.figures import over_scale as figures
 from ablab.report.figures.over_scale import effects_ahead, laws
 from ablab.report.formats import render
 from ablab.report.formats.scale import scale_rows
@@ -128,6 +129,19 @@ def test_intervals_are_named_by_the_level_of_the_study() -> None:
     assert scale.table is not None
     assert "gain (97.5% CI)" in scale.table
     assert sizes.text == "± is half of the 97.5% CI of each."
+
+
+def test_that_laws_and_effects_leave_variants_out_is_said(
+    context: ReportContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (found,) = context.over_scale
+    monkeypatch.setattr(figures, "_MOST_LAWS", 2)
+    monkeypatch.setattr(figures, "MOST_VARIANTS", 2)
+    said = "Drawn are 2 of 3 variants: those with a verdict, then those with the largest effects."
+    for drawn in (laws(found, context.styles), effects_ahead(found, context.styles)):
+        assert drawn is not None
+        assert drawn.left_out == said
+        assert drawn.alt.endswith(said)
 
 
 def test_a_filter_shows_fewer_and_corrects_for_all(context: ReportContext) -> None:

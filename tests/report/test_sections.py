@@ -18,6 +18,7 @@ from ablab.report.context import ReportContext
 from ablab.report.figures.style import MOST_VARIANTS
 from ablab.report.html.blocks import Block, Section
 from ablab.report.html.page import page
+from ablab.report.html.sections import interactions as interactions_module
 from ablab.report.html.sections.cost import cost as cost_section
 from ablab.report.html.sections.cost import scaling
 from ablab.report.html.sections.curves import learning
@@ -281,6 +282,17 @@ def test_a_seed_that_was_run_again_counts_once_in_every_table() -> None:
 
     once = [run(option, seed, seed / 10, day=1) for option in ("relu", "gelu") for seed in (1, 2, 3)]
     assert shown([*once, *(run("gelu", 1, 0.9, day) for day in (2, 3, 4))]) == shown(once)
+
+
+def test_figures_that_have_no_room_are_counted(world: ReportContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interactions_module, "_MOST_PAIRS", 0)
+    section = interactions(world)
+    assert section is not None
+    assert section.blocks[0].text.endswith(" Drawn are 0 of 1 pairs of factors: the first of the plan.")
+    layers = {f"activation/{name}/layer_{layer}": 0.5 for name in "abcdefgh" for layer in (0, 1)}
+    many = context([replace(item, mechanism=layers) for item in _three()])
+    said = "Drawn are 6 of 8 metrics by layer: those that most variants have."
+    assert said in str(block(mechanism(many), "activation").figure)
 
 
 def test_one_variant_is_not_said_to_share_no_seed() -> None:

@@ -77,7 +77,8 @@ def _ladders(context: ReportContext, task: str) -> Iterator[LadderFindings]:
 
 def lengths(context: ReportContext, task: str) -> Drawing | None:
     """The metric over the length of sequences in evaluations elsewhere; None if they do not differ in it."""
-    found = (over_lengths(each, context.styles) for each in context.elsewhere(task))
+    shown = context.drawn(task).variants
+    found = (over_lengths(each, context.styles, shown) for each in context.elsewhere(task))
     return next((drawn for drawn in found if drawn is not None), None)
 
 

@@ -84,6 +84,12 @@ class Drawing:
 
     figure: ShownFigure
     alt: str  # in words, numbers included: for those who cannot see it
+    left_out: str = ""  # a sentence on what it has no room for, which `alt` has, too
+
+
+def some_of(shown: int, found: int, what: str, which: str) -> str:
+    """ "Drawn are 8 of 15 comparisons: those with the largest effects."; "" where all are."""
+    return "" if shown == found else f"Drawn are {shown} of {found:,} {what}: {which}."
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from ablab.analysis.comparison import Comparison
 from ablab.analysis.power import POWER, detectable
 from ablab.analysis.verdicts import RESOLVED
-from ablab.report.figures.canvas import Drawing, drawing, only_rows, panels, row_height, shortened
+from ablab.report.figures.canvas import Drawing, drawing, only_rows, panels, row_height, shortened, some_of
 from ablab.report.figures.style import MOST_VARIANTS, TEXT, Style
 from ablab.report.formatting import decimals_for, number, share
 from ablab.report.sentences import verdict_line
@@ -21,7 +21,7 @@ def forest(items: Sequence[Comparison], styles: dict[str, Style]) -> Drawing | N
 
     Of more than `MOST_VARIANTS` the largest effects are drawn, in the order given.
     """
-    shown = _largest([item for item in items if item.effect is not None])
+    shown = _largest([item for item in items if item.effect is not None], MOST_VARIANTS)
     if not shown:
         return None
     first = shown[0]
@@ -47,9 +47,10 @@ def forest(items: Sequence[Comparison], styles: dict[str, Style]) -> Drawing | N
     return Drawing(figure, f"Effects on {first.metric} against {base}: {words}")
 
 
-def _largest(items: list[Comparison]) -> list[Comparison]:
-    ranked = sorted(items, key=lambda item: -abs(item.effect or 0.0))[:MOST_VARIANTS]
-    return [item for item in items if item in ranked] if len(items) > MOST_VARIANTS else items
+def _largest(items: list[Comparison], most: int) -> list[Comparison]:
+    """So many of them, in the order given."""
+    ranked = sorted(items, key=lambda item: -abs(item.effect or 0.0))[:most]
+    return [item for item in items if item in ranked] if len(items) > most else items
 
 
 _COLUMNS, _MOST_PANELS = 4, 8
@@ -60,9 +61,11 @@ _PANEL, _HEIGHT = 1.9, 2.4  # inches
 def slopes(items: Sequence[Comparison], styles: dict[str, Style]) -> Drawing | None:
     """None if no seed was run with both. Lines that run side by side are what pairing lives on.
 
-    A solid line is a seed on which the variant did better, a dashed one a seed on which it did not.
+    A solid line is a seed on which the variant did better, a dashed one a seed on which it did not. Of many the largest
+    effects are drawn, in the order given.
     """
-    shown = [item for item in items if item.differences][:_MOST_PANELS]
+    found = [item for item in items if item.differences]
+    shown = _largest(found, _MOST_PANELS)
     if not shown:
         return None
     columns = min(_COLUMNS, len(shown))
@@ -79,7 +82,9 @@ def slopes(items: Sequence[Comparison], styles: dict[str, Style]) -> Drawing | N
             if number % columns == 0:
                 axes.set_ylabel(shown[0].metric)
     words = "; ".join(f"{item.label}: {_caption(item)}" for item in shown)
-    return Drawing(figure, f"{shown[0].metric} of each seed with the baseline and with the variant. {words}")
+    text = f"{shown[0].metric} of each seed with the baseline and with the variant. {words}"
+    left_out = some_of(len(shown), len(found), "comparisons", "those with the largest effects")
+    return Drawing(figure, f"{text}. {left_out}" if left_out else text, left_out)
 
 
 def _panel(axes: Axes, item: Comparison, style: Style) -> None:
@@ -103,7 +108,8 @@ def detectable_effects(items: Sequence[Comparison], styles: dict[str, Style]) ->
     """One row per comparison with an interval: a bar over the effects that it would have missed more often than in one
     of five studies, and a marker at the size of the effect that it found. None if there is no such comparison."""
     found = [(item, detectable(item.estimate, item.share_level)) for item in items if item.estimate and item.interval]
-    shown = [(item, limit) for item, limit in found if limit > 0][:MOST_VARIANTS]
+    drawn = _largest([item for item, limit in found if limit > 0], MOST_VARIANTS)
+    shown = [(item, limit) for item, limit in found if item in drawn]
     if not shown:
         return None
     metric = shown[0][0].metric

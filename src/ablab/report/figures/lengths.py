@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from ablab.analysis.elsewhere import Elsewhere, Point
 from ablab.report.figures.canvas import Drawing, add_legend, drawing, legend_below, panels
-from ablab.report.figures.style import MOST_VARIANTS, TEXT, Style
+from ablab.report.figures.style import TEXT, Style
 
 _WIDTH = 7.2
 
 
-def over_lengths(found: Elsewhere, styles: Mapping[str, Style]) -> Drawing | None:
-    """A line for each variant with a bar for each interval, on a logarithmic axis; a dotted line where it was trained.
+def over_lengths(found: Elsewhere, styles: Mapping[str, Style], shown: Collection[str]) -> Drawing | None:
+    """A line for each of the variants `shown` with a bar for each interval, on a logarithmic axis.
 
-    None where the evaluations do not differ in the length alone.
+    A dotted line is where it was trained. None where the evaluations do not differ in the length alone, or are of none
+    of these.
     """
-    if not found.lengths:
+    names = [name for name in found.points if name in shown]
+    if not found.lengths or not names:
         return None
-    names = list(found.points)[:MOST_VARIANTS]
     with drawing():
         columns, room = legend_below(names, _WIDTH)
         figure, (axes,) = panels(_WIDTH, 3.6 + room)

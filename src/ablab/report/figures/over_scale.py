@@ -13,7 +13,7 @@ from ablab.analysis.over_scale.curve import Curve
 from ablab.analysis.over_scale.forecast import COVERAGE
 from ablab.analysis.over_scale.study import LadderFindings, OverScale
 from ablab.analysis.over_scale.verdicts import ScaleVerdict
-from ablab.report.figures.canvas import Drawing, add_legend, drawing, legend_below, panels, shortened
+from ablab.report.figures.canvas import Drawing, add_legend, drawing, legend_below, panels, shortened, some_of
 from ablab.report.figures.style import MOST_VARIANTS, TEXT, Style
 from ablab.report.formatting import count
 from ablab.report.over_scale import TIMES, law_sentence, scale_line
@@ -30,7 +30,7 @@ def laws(found: LadderFindings, of_variants: Mapping[str, Style]) -> Drawing | N
     Of many variants those with a verdict, then those with the largest gains or losses.
     """
     ladder = found.ladder
-    chosen = _chosen(found.items)
+    chosen = _chosen(found.items, _MOST_LAWS)
     names = [ladder.baseline, *(item.variant for item in chosen)]
     labels = ["baseline", *(item.climb.label for item in chosen)]
     if not any(key[0] == ladder.baseline for key in ladder.values):
@@ -54,16 +54,20 @@ def laws(found: LadderFindings, of_variants: Mapping[str, Style]) -> Drawing | N
         for axes in (left, right):
             _compute(axes)
         add_legend(figure, [left], columns)
-    return Drawing(figure, f"{ladder.metric} over compute. {law_sentence(found)}")
+    left_out = some_of(len(chosen), len(found.items), "variants", _TELLING)
+    return Drawing(figure, f"{ladder.metric} over compute. {law_sentence(found)} {left_out}".strip(), left_out)
 
 
-def _chosen(items: Sequence[OverScale]) -> list[OverScale]:
+_TELLING = "those with a verdict, then those with the largest effects"
+
+
+def _chosen(items: Sequence[OverScale], most: int) -> list[OverScale]:
     """The most telling ones, in the order of the plan."""
 
     def telling(item: OverScale) -> tuple[bool, float]:
         return item.verdict is ScaleVerdict.UNKNOWN, -abs(item.forecast.now if item.forecast else 0.0)
 
-    best = sorted(items, key=telling)[:_MOST_LAWS]
+    best = sorted(items, key=telling)[:most]
     return [item for item in items if item in best]
 
 
@@ -96,7 +100,8 @@ def effects_ahead(found: LadderFindings, of_variants: Mapping[str, Style]) -> Dr
     """A panel per variant: its effects with intervals, what the smaller sizes foresaw of the largest, and what is
     foreseen up to ten times the compute; None where nothing is.
     """
-    items = [item for item in found.items if item.climb.items][:MOST_VARIANTS]
+    every = [item for item in found.items if item.climb.items]
+    items = _chosen(every, MOST_VARIANTS)
     if not items:
         return None
     with drawing():
@@ -110,7 +115,9 @@ def effects_ahead(found: LadderFindings, of_variants: Mapping[str, Style]) -> Dr
         for place in range(0, len(items), across):
             panes[place].set_ylabel(f"effect on {shortened(found.ladder.metric, 14)}", fontsize=8)
     words = " ".join(scale_line(item) for item in items)
-    return Drawing(figure, f"Effects over compute, up to {TIMES} times the largest. {words}")
+    left_out = some_of(len(items), len(every), "variants", _TELLING)
+    text = f"Effects over compute, up to {TIMES} times the largest. {words} {left_out}"
+    return Drawing(figure, text.strip(), left_out)
 
 
 def _panel(axes: Axes, item: OverScale, style: Style) -> None:

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 
 from ablab.analysis.scaling import Exponent
 from ablab.report import formatting
-from ablab.report.figures.canvas import Drawing, add_legend, drawing, legend_below, panels
+from ablab.report.figures.canvas import Drawing, add_legend, drawing, legend_below, panels, some_of
 from ablab.report.figures.style import MOST_VARIANTS, Style, styles
 from ablab.report.study_sentences import exponent_sentence
 
@@ -32,8 +32,8 @@ def power_laws(figures: Sequence[Sequence[Exponent]], of_variants: Mapping[str, 
         figures: the exponents of each figure, as `ablab.analysis.scaling.scaling` gives them.
         of_variants: their styles, where the series are variants.
     """
-    drawn = [[one for one in found if one.alpha is not None][:MOST_VARIANTS] for found in figures]
-    drawn = [found for found in drawn if found]
+    known = [[one for one in found if one.alpha is not None] for found in figures]
+    drawn = [found[:MOST_VARIANTS] for found in known if found]
     if not drawn:
         return None
     names = list(dict.fromkeys(one.series for found in drawn for one in found))
@@ -51,7 +51,9 @@ def power_laws(figures: Sequence[Sequence[Exponent]], of_variants: Mapping[str, 
             axes.set_visible(False)
         add_legend(figure, panes, columns)
     words = " ".join(exponent_sentence(one) for found in drawn for one in found)
-    return Drawing(figure, f"Growth on logarithmic axes. {words}")
+    most = max(map(len, known))
+    left_out = some_of(min(most, MOST_VARIANTS), most, "variants", "the first of the plan")
+    return Drawing(figure, f"Growth on logarithmic axes. {words} {left_out}".strip(), left_out)
 
 
 def _line(axes: Axes, one: Exponent, style: Style) -> None:

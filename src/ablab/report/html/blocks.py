@@ -134,7 +134,8 @@ def to_svg(shown: Drawing | None, name: str) -> Markup | None:
     broad = _svg(shown.figure, name, "broad", f'<title id="{name}-title">{label}</title>', name)
     with drawing():
         narrow(shown.figure)
-    return broad + _svg(shown.figure, f"{name}-n", "narrow", "", name)
+    left_out = Markup('<p class="soft">{}</p>').format(shown.left_out) if shown.left_out else Markup("")
+    return broad + _svg(shown.figure, f"{name}-n", "narrow", "", name) + left_out
 
 
 def _svg(figure: ShownFigure, name: str, kind: str, title: str, named: str) -> Markup:

@@ -29,10 +29,11 @@ def elsewhere_section(context: ReportContext) -> Section | None:
 
 
 def _blocks(context: ReportContext, task: str) -> list[Block]:
+    shown = context.drawn(task).variants
     return [
         Block(
             title=f"{found.metric}{' by length' if found.lengths else ''}{f', {found.shared}' if found.shared else ''}",
-            figure=svg(context, over_lengths(found, context.styles), "elsewhere", task, number),
+            figure=svg(context, over_lengths(found, context.styles, shown), "elsewhere", task, number),
             table=elsewhere_table(found),
         )
         for number, found in enumerate(context.elsewhere(task))

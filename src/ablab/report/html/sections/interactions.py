@@ -9,6 +9,7 @@ from ablab.analysis.interactions import Interaction, Interactions
 from ablab.errors import UserError
 from ablab.report import drawings
 from ablab.report.context import ReportContext
+from ablab.report.figures.canvas import some_of
 from ablab.report.formatting import MISSING, confidence, decimals_for, number, p_value, plural, share
 from ablab.report.html.blocks import Block, Section, per_task, svg
 from ablab.report.study_sentences import interactions_sentence, pair_label
@@ -35,7 +36,13 @@ def interactions(context: ReportContext) -> Section | None:
             )
             for number, pair in enumerate(found.pairs[:_MOST_PAIRS])
         ]
-        return [Block(text=interactions_sentence(found)), *made, *_tables(found), *_variance(context, task)]
+        left_out = some_of(len(made), len(found.pairs), "pairs of factors", "the first of the plan")
+        return [
+            Block(text=f"{interactions_sentence(found)} {left_out}".strip()),
+            *made,
+            *_tables(found),
+            *_variance(context, task),
+        ]
 
     made = per_task(context, blocks)
     if not made:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from ablab.analysis.pairing import counting, variants
 from ablab.config.axes import AXES
 from ablab.report import drawings
 from ablab.report.context import ReportContext
-from ablab.report.figures.canvas import Drawing
+from ablab.report.figures.canvas import Drawing, some_of
 from ablab.report.figures.curves import Panel, curves
 from ablab.report.formatting import metric_text
 from ablab.report.html.blocks import Block, Heatmap, Scale, Section, heatmap, per_task, svg
@@ -118,7 +118,9 @@ def _figure(context: ReportContext, task: str, axis: str, means: pd.DataFrame, n
         for name, of in sorted(layers.items(), key=lambda item: (-_told(means, item[1].values()), item[0]))
         if len(of) > 1
     ]
-    return curves(found[:_MOST_PANELS], context.styles)
+    drawn = curves(found[:_MOST_PANELS], context.styles)
+    left_out = some_of(min(len(found), _MOST_PANELS), len(found), "metrics by layer", "those that most variants have")
+    return drawn and replace(drawn, alt=f"{drawn.alt}. {left_out}" if left_out else drawn.alt, left_out=left_out)
 
 
 def _told(means: pd.DataFrame, names: Iterable[str]) -> int:
