@@ -18,6 +18,7 @@ from ablab.report.context import ReportContext
 from ablab.report.formats import render
 from ablab.report.html.blocks import LEVELS
 from ablab.report.html.page import page as page_of
+from ablab.report.html.page import write_report
 from ablab.results.collect import collect
 from ablab.results.interim import InterimAnalysis
 from ablab.results.record import Metric, Record
@@ -249,6 +250,13 @@ def test_two_tasks_share_a_page() -> None:
 
 
 @pytest.mark.usefixtures("_plain_figures")
+def test_what_is_no_text_is_shown_escaped(tmp_path: Path) -> None:
+    """As a word of a command line in another encoding than UTF-8, which Python reads as surrogates."""
+    item = record(settings={"question": "Is it \udcff?"})
+    path = write_report(ReportContext.of(runs_of([item])), tmp_path / "report.html")
+    assert r"Is it \udcff?" in path.read_text(encoding="utf-8")
+
+
 def test_a_place_that_cannot_be_written_to(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):

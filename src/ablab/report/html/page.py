@@ -62,7 +62,8 @@ def write_report(context: ReportContext, path: Path, through_links: bool = False
     """
     try:
         _check_replaceable(path)
-        write_atomically(Path(os.path.realpath(path)) if through_links else path, page(context))
+        text = page(context).encode(errors="backslashreplace").decode()  # bytes of a command line may be no text
+        write_atomically(Path(os.path.realpath(path)) if through_links else path, text)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); give another --output") from error
     return path
