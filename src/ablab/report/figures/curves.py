@@ -82,9 +82,8 @@ def _draw(axes: Axes, panel: Panel, styles: Mapping[str, Style], names: Sequence
             markevery=_turns(rank, len(shown), len(keep)), markersize=_size(rank, len(shown), len(keep)),
             linewidth=_LINE if style.dashes else _WHOLE_LINE, label=style.name or variant,
         )  # fmt: skip
-    bottom, top = (
-        axes.get_ylim() if shown else (-np.inf, np.inf)
-    )  # a loss that blows up would make one line of the others
+    # A loss that blows up would make one line of the others.
+    bottom, top = axes.get_ylim() if shown else (-np.inf, np.inf)
     for variant, _, (x, y) in panel.diverged:
         if variant in names:
             style, keep = styles[variant], _thinned(len(x))
