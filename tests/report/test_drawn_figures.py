@@ -294,12 +294,36 @@ def test_a_loss_that_blows_up_leaves_the_scale_to_the_others() -> None:
     fine = Band(steps, 1 + 1 / steps, None, None, ())
     blown = np.where(steps > 997, 10.0 ** (steps - 991), 1.5)
     panel = Panel("step", "train_loss", {"fine": fine}, [("hot", 0, (steps, blown))])
-    axes = axes_of(curves([panel], styles(["fine", "hot"], "fine")))[0]
+    drawn = curves([panel], styles(["fine", "hot"], "fine"))
+    axes = axes_of(drawn)[0]
     low, high = axes.get_ylim()
     assert 0.9 < low < 1 < 2 < high < 2.1
     x, y = map(np.asarray, axes.lines[1].get_data())
     assert (x[0], x[-1], y[-1]) == (1, 1000, high)  # its hollow end is in sight
+    assert drawn is not None
+    assert "hot diverged beyond the scale" in drawn.alt
     assert len(x) <= 200  # more would only make the file large
+
+
+def test_a_run_that_diverged_near_the_others_is_drawn_where_it_was() -> None:
+    steps = np.arange(1.0, 101.0)
+    fine = Band(steps, np.full(100, 2.0), None, None, ())
+    gone = [("blown", 0, (steps, 10.0**steps)), ("hot", 0, (steps, 2 + steps / 10))]
+    drawn = curves([Panel("step", "train_loss", {"fine": fine}, gone)], styles(["fine", "hot", "blown"], "fine"))
+    axes = axes_of(drawn)[0]
+    assert np.asarray(axes.lines[1].get_data()[1])[-1] == 12
+    assert 12 < axes.get_ylim()[1] < 13
+    assert drawn is not None
+    assert "blown diverged beyond the scale, hot diverged" in drawn.alt
+
+
+@pytest.mark.parametrize("last", [1.5, 1e9])
+def test_curves_that_are_no_numbers_leave_the_scale_to_one_that_diverged(last: float) -> None:
+    steps = np.arange(1.0, 11.0)
+    lost = Band(steps, np.full(10, np.nan), None, None, ())
+    panel = Panel("step", "train_loss", {"lost": lost}, [("hot", 0, (steps, np.linspace(1, last, 10)))])
+    axes = axes_of(curves([panel], styles(["lost", "hot"], "lost")))[0]
+    assert axes.get_ylim()[1] > last
 
 
 def test_growth_is_drawn_in_the_looks_of_the_variants() -> None:

@@ -257,6 +257,7 @@ def test_what_is_no_text_is_shown_escaped(tmp_path: Path) -> None:
     assert r"Is it \udcff?" in path.read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("_plain_figures")
 def test_a_place_that_cannot_be_written_to(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):

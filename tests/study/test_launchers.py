@@ -121,6 +121,7 @@ def test_tuning_runs_that_were_lost_are_no_bad_points(lab: Lab, monkeypatch: pyt
         "ablab: stopped while tuning, since tune lr=0.01 seed=8 has not ended (its job ended without"
     )
     assert "with 4 of 4 tuning runs left" in stopped
+    assert stopped.endswith("; a value that is lost each time has to leave its grid")
 
 
 def test_a_job_without_a_record_is_a_row_with_its_reason(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

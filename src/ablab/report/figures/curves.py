@@ -19,6 +19,7 @@ _MARKERS = 6  # on a line
 _LINE, _WHOLE_LINE = 1.5, 2.2  # points; the baseline, which is whole, shows at the sides of what lies upon it
 _BAND, _EDGE = 0.08, 0.4  # opacity of a band, and of its edges
 _FEW = 4  # bands; of more each is fainter
+_BLOWN = 10  # times what the others come to
 _POINTS = 120  # more than the eye resolves would only make the file large
 
 
@@ -42,7 +43,7 @@ def curves(found: Sequence[Panel], styles: Mapping[str, Style], columns: int = 2
     """The panels in rows of `columns`, one legend below; None if there is nothing to draw.
 
     Lines are means over seeds, bands t intervals at each point, dotted lines with a hollow end runs that diverged. The
-    scale is that of the means and bands: a run whose loss blows up goes on along its edge. What lies upon each other
+    scale is that of the means and bands where a loss blows up, which goes on along its edge. What lies upon each other
     can be told apart: bands are faint with an edge, lines dashed, and markers take turns.
     """
     drawn = [panel for panel in found if not panel.empty]
@@ -82,17 +83,18 @@ def _draw(axes: Axes, panel: Panel, styles: Mapping[str, Style], names: Sequence
             markevery=_turns(rank, len(shown), len(keep)), markersize=_size(rank, len(shown), len(keep)),
             linewidth=_LINE if style.dashes else _WHOLE_LINE, label=style.name or variant,
         )  # fmt: skip
-    # A loss that blows up would make one line of the others.
-    bottom, top = axes.get_ylim() if shown else (-np.inf, np.inf)
-    for variant, _, (x, y) in panel.diverged:
-        if variant in names:
-            style, keep = styles[variant], _thinned(len(x))
-            axes.plot(
-                x[keep], np.clip(y[keep], bottom, top), ":", color=style.colour, linewidth=1, clip_on=False,
-                marker=style.marker, markevery=[-1], markerfacecolor="none",
-                label=None if variant in panel.bands else style.name or variant,
-            )  # fmt: skip
-    if shown:
+    blown = [_blown(panel, y) for _, _, (_, y) in panel.diverged]
+    for beyond in (False, True):  # the scale is that of all others
+        bottom, top = axes.get_ylim() if beyond else (-np.inf, np.inf)
+        for (variant, _, (x, y)), far in zip(panel.diverged, blown, strict=True):
+            if variant in names and far is beyond:
+                style, keep = styles[variant], _thinned(len(x))
+                axes.plot(
+                    x[keep], np.clip(y[keep], bottom, top), ":", color=style.colour, linewidth=1, clip_on=False,
+                    marker=style.marker, markevery=[-1], markerfacecolor="none",
+                    label=None if variant in panel.bands else style.name or variant,
+                )  # fmt: skip
+    if any(blown):
         axes.set_ylim(bottom, top)
     bottom, top = axes.get_ylim()
     largest = max(abs(bottom), abs(top))
@@ -102,6 +104,12 @@ def _draw(axes: Axes, panel: Panel, styles: Mapping[str, Style], names: Sequence
     axes.set_ylabel(panel.upwards)
     axes.set_title(panel.title, fontsize=9)
     axes.locator_params(axis="x", nbins=5, integer=panel.across in _COUNTED)
+
+
+def _blown(panel: Panel, values: NDArray[np.float64]) -> bool:
+    """Whether a curve leaves the means so far that they would be one line beside it."""
+    means = np.abs([mean for band in panel.bands.values() for mean in band.mean if np.isfinite(mean)])
+    return bool(np.abs(values).max(initial=0) > _BLOWN * means.max(initial=0) > 0)
 
 
 def _thinned(points: int) -> NDArray[np.int_]:
@@ -121,5 +129,6 @@ def _size(rank: int, variants: int, points: int) -> float:
 
 def _ends(panel: Panel, names: Sequence[str]) -> str:
     ends = [f"{name} ends at {band.mean[-1]:.4g}" for name, band in panel.bands.items() if name in names]
-    diverged = [f"{name} diverged" for name, _, _ in panel.diverged]
+    beyond = " beyond the scale"
+    diverged = [f"{name} diverged{beyond if _blown(panel, y) else ''}" for name, _, (_, y) in panel.diverged]
     return ", ".join([*ends, *dict.fromkeys(diverged)])

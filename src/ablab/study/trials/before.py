@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ablab.results.store import RECORD_FILE
@@ -37,12 +37,17 @@ class Before:
     folder: Path
     compose: Composer
     preflight: Preflight
+    _ended: dict[str, bool] = field(default_factory=dict, init=False, repr=False)  # asked of twice: by folder
 
     def has_ended(self, trial: Run) -> bool:
         """Whether a trial is done with, so that the study will use it as it is."""
-        if not (self.folder / (trial.folder or "") / RECORD_FILE).is_file():
-            return False  # composing takes longer
-        config, folder = self.compose(trial)
+        name = trial.folder or ""
+        if name not in self._ended:
+            self._ended[name] = (self.folder / name / RECORD_FILE).is_file() and self._would_be_used(trial)
+        return self._ended[name]
+
+    def _would_be_used(self, trial: Run) -> bool:
+        config, folder = self.compose(trial)  # takes longer than to see that there is no record
         return finished_record(config, folder, self.preflight, config.execution.retry == "failed") is not None
 
     def timed(self, runs: Sequence[Run]) -> list[Run]:

@@ -48,7 +48,7 @@ def check_equal(plan: Sequence[Run], compose: Composer, preflight: Preflight) ->
         config, report = compose(run)[0], run.context.budget
         measure = UNITS[config.budget.match].measure if config.budget.match else None
         if measure is None or report is None or not report.of:
-            return  # of time nothing is known yet
+            continue  # of time nothing is known yet
         for key in own_keys(config, [key for key in config.tune.grids if not key.startswith(_OF_LEARNING)]):
             for value in config.tune.grids[key]:
                 off = measure(config.with_values({key: value}), preflight.task(config)) / report.of - 1

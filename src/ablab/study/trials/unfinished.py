@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,9 +32,10 @@ def refuse_unfinished(study: Path, trials: Sequence[PlannedRun], stopped_by: str
     measures = Path(PILOT_FOLDER) in trials[0].folder.relative_to(study).parents
     doing, kind = ("measuring speeds", "pilots") if measures else ("tuning", "tuning runs")
     why = stopped_by or f"{left[0][0]} has not ended ({left[0][1]})"
+    way_out = "" if measures or stopped_by else "; a value that is lost each time has to leave its grid"
     raise UnfinishedError(
         f"stopped while {doing}, since {why}; with {len(left)} of {len(trials)} {kind} left, nothing is chosen or "
-        f"compared: the same command goes on, or ablab resume --trust {study}"
+        f"compared: the same command goes on, or ablab resume --trust {shlex.quote(str(study))}{way_out}"
     )
 
 
