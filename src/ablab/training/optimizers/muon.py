@@ -41,7 +41,7 @@ class Muon(MatrixRule):
     """Orthogonalised momentum: as PyTorch's `Muon` with `adjust_lr_fn="match_rms_adamw"`, and for stacks of matrices.
 
     Jordan et al. 2024 ("Muon"), with updates of the size that AdamW's have (Liu et al. 2025, "Muon is Scalable",
-    section 2.2). Each expert's matrix is orthogonalised by itself.
+    section 2.2). Each matrix is orthogonalised by itself, each expert's, too, and those of one shape in one product.
 
     Args:
         params: groups of parameters, with their learning rates and weight decays.
