@@ -20,11 +20,11 @@ import torch
 from commands import forking_runs
 from composed_once import composed_once
 from composing import composed
+from drawn import plain_figures
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities import registry
 from omegaconf import DictConfig, OmegaConf, open_dict
-from plain_figures import plain_figures
 
 from ablab.config import RunConfig, conf_folder, resolve, targets
 from ablab.results.record import Cost, Record

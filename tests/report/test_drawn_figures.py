@@ -15,7 +15,7 @@ import matplotlib.colors
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.axes import Axes
+from drawn import axes_of
 from matplotlib.text import Text
 from synthetic import runs_of, study
 
@@ -64,33 +64,6 @@ def test_six_variants_have_six_colours_and_a_thousand_have_looks() -> None:
     assert len(styles([f"v{index}" for index in range(1000)], "v0")) == 1000
 
 
-def test_lines_upon_each_other_can_be_told_apart() -> None:
-    """The baseline is whole and below; each other line has gaps of its own, and its markers where no other has any."""
-    names = ["base", "one", "two", "three", "four", "five"]
-    own = styles(names, "base")
-    assert own["base"].dashes == ()
-    assert len({own[name].dashes for name in names}) == len(names)
-    x = np.arange(30.0)
-    bands = {name: Band(x, 1 / (x + 1), None, None, ()) for name in names}
-    lines = axes_of(curves([Panel("step", "val_loss", bands)], own))[0].lines
-    at = [set(line.get_markevery()) for line in lines]  # type: ignore[arg-type]
-    assert all(at)
-    assert sum(map(len, at)) == len(set().union(*at)) <= 30
-    few = {name: Band(x[:2], x[:2], None, None, ()) for name in names}
-    sizes = [line.get_markersize() for line in axes_of(curves([Panel("layer", "mass", few)], own))[0].lines]
-    assert sizes[:4] == sorted(set(sizes[:4]), reverse=True)  # those above are smaller
-
-
-def test_bands_are_fainter_than_what_they_could_hide() -> None:
-    x = np.arange(5.0)
-    band = Band(x, x, x - 1, x + 1, ())
-    axes = axes_of(curves([Panel("step", "val_loss", {"a": band, "b": band})], styles(["a", "b"], "a")))[0]
-    bands: list[Any] = list(axes.collections)
-    assert [band.get_facecolor()[0][3] for band in bands] == [pytest.approx(0.08)] * 2
-    assert len(axes.lines) == 2
-    assert min(line.get_zorder() for line in axes.lines) > max(band.get_zorder() for band in bands)
-
-
 def test_a_narrow_figure_has_its_panels_below_each_other_and_names_above_rows() -> None:
     name = "a_rather_long_name_of_an_option_of_some_axis"
     items, style = compared({"relu": LOSSES["relu"], name: LOSSES["gelu"]})
@@ -135,11 +108,6 @@ def _contrast(one: str, other: str) -> float:
 def _luminance(colour: str) -> float:
     parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in matplotlib.colors.to_rgb(colour)]
     return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
-
-
-def axes_of(drawn: Drawing | None) -> list[Axes]:
-    assert drawn is not None
-    return drawn.figure.axes
 
 
 def test_the_forest_has_an_interval_and_a_tick_per_seed_for_each_variant() -> None:
@@ -265,67 +233,6 @@ def test_a_folded_name_breaks_between_overrides_only() -> None:
     assert max(map(len, many.split("\n"))) <= 20
 
 
-def test_legends_stay_within_their_figure() -> None:
-    long = ",".join(f"key{number}={'v' * 40}" for number in range(4))
-    names = [f"{long},seed={letter}" for letter in "ab"]
-    band = Band(np.array([1.0, 2.0]), np.array([3.0, 2.0]), None, None, ())
-    drawn = curves([Panel("step", "val_loss", dict.fromkeys(names, band))], styles(names, ""))
-    assert drawn is not None
-    drawn.figure.draw_without_rendering()
-    legend = drawn.figure.legends[0].get_window_extent()
-    assert legend.x0 >= 0
-    assert legend.x1 <= drawn.figure.bbox.x1
-    assert legend.height < 0.6 * drawn.figure.bbox.height
-
-
-def test_a_variant_that_only_diverged_has_a_marker_and_a_name() -> None:
-    series = (np.array([10.0]), np.array([9.0]))
-    drawn = curves([Panel("step", "train_loss", {}, [("hot", 0, series), ("hot", 1, series)])], styles(["hot"], ""))
-    axes, line = axes_of(drawn)[0], axes_of(drawn)[0].lines[0]
-    assert (line.get_marker(), line.get_markerfacecolor()) == (styles(["hot"], "")["hot"].marker, "none")
-    assert axes.get_legend_handles_labels()[1] == ["hot", "hot"]
-    assert drawn is not None
-    assert [text.get_text() for text in drawn.figure.legends[0].get_texts()] == ["hot"]
-    assert "hot diverged" in drawn.alt
-
-
-def test_a_loss_that_blows_up_leaves_the_scale_to_the_others() -> None:
-    steps = np.arange(1.0, 1001.0)
-    fine = Band(steps, 1 + 1 / steps, None, None, ())
-    blown = np.where(steps > 997, 10.0 ** (steps - 991), 1.5)
-    panel = Panel("step", "train_loss", {"fine": fine}, [("hot", 0, (steps, blown))])
-    drawn = curves([panel], styles(["fine", "hot"], "fine"))
-    axes = axes_of(drawn)[0]
-    low, high = axes.get_ylim()
-    assert 0.9 < low < 1 < 2 < high < 2.1
-    x, y = map(np.asarray, axes.lines[1].get_data())
-    assert (x[0], x[-1], y[-1]) == (1, 1000, high)  # its hollow end is in sight
-    assert drawn is not None
-    assert "hot diverged beyond the scale" in drawn.alt
-    assert len(x) <= 200  # more would only make the file large
-
-
-def test_a_run_that_diverged_near_the_others_is_drawn_where_it_was() -> None:
-    steps = np.arange(1.0, 101.0)
-    fine = Band(steps, np.full(100, 2.0), None, None, ())
-    gone = [("blown", 0, (steps, 10.0**steps)), ("hot", 0, (steps, 2 + steps / 10))]
-    drawn = curves([Panel("step", "train_loss", {"fine": fine}, gone)], styles(["fine", "hot", "blown"], "fine"))
-    axes = axes_of(drawn)[0]
-    assert np.asarray(axes.lines[1].get_data()[1])[-1] == 12
-    assert 12 < axes.get_ylim()[1] < 13
-    assert drawn is not None
-    assert "blown diverged beyond the scale, hot diverged" in drawn.alt
-
-
-@pytest.mark.parametrize("last", [1.5, 1e9])
-def test_curves_that_are_no_numbers_leave_the_scale_to_one_that_diverged(last: float) -> None:
-    steps = np.arange(1.0, 11.0)
-    lost = Band(steps, np.full(10, np.nan), None, None, ())
-    panel = Panel("step", "train_loss", {"lost": lost}, [("hot", 0, (steps, np.linspace(1, last, 10)))])
-    axes = axes_of(curves([panel], styles(["lost", "hot"], "lost")))[0]
-    assert axes.get_ylim()[1] > last
-
-
 def test_growth_is_drawn_in_the_looks_of_the_variants() -> None:
     one = Exponent(
         series="attention=full", x_name="seq_len", y_name="peak_memory_bytes", x=(64, 128), y=(1e6, 2e6), alpha=1.0,
@@ -360,16 +267,6 @@ def test_names_in_a_figure_stay_what_they_are() -> None:
     svg = str(to_svg(forest(items, found), "effects"))
     assert html.escape(name, quote=False) in html.unescape(svg.replace("&lt;", "&amp;lt;").replace("&gt;", "&amp;gt;"))
     assert TEXT not in re.sub(r">[^<]*<", "><", svg)
-
-
-def test_rounding_is_not_magnified_into_a_course() -> None:
-    x = np.arange(3.0)
-    band = Band(x, np.array([1.0, 1.0 + 1e-8, 1.0 - 1e-8]), None, None, ())
-    low, high = axes_of(curves([Panel("layer", "mass_captured", {"a": band})], styles(["a"], "b")))[0].get_ylim()
-    assert high - low > 0.05
-    real = Band(x, np.array([1.0, 1.001, 0.999]), None, None, ())
-    low, high = axes_of(curves([Panel("layer", "mass_captured", {"a": real})], styles(["a"], "b")))[0].get_ylim()
-    assert high - low < 0.01
 
 
 def test_fronts_and_budgets_are_drawn_as_they_are() -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 from unittest import mock
 
 from commands import Command
+from drawn import plain_figures
 from hydra.core.global_hydra import GlobalHydra
-from plain_figures import plain_figures
 
 from ablab.cli import main
 from ablab.cli.commands import COMMANDS

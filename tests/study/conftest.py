@@ -14,8 +14,8 @@ from unittest import mock
 
 import pytest
 from commands import Command
+from drawn import plain_figures
 from hydra.core.global_hydra import GlobalHydra
-from plain_figures import plain_figures
 from staged import Stage
 
 from ablab.cli import main

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plain_figures import plain_figures
+from drawn import plain_figures
 from strangers import Ended
 from synthetic import evaluation, study, write_runs
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from plain_figures import plain_figures
+from drawn import plain_figures
 from strangers import Ended, Hostile
 
 Ablab = Callable[..., Ended]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from plain_figures import plain_figures
+from drawn import plain_figures
 from strangers import Ended, Hostile, pickled
 
 import ablab

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drawn import plain_figures
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
-from plain_figures import plain_figures
 from strangers import Ended
 
 from ablab.config import conf_folder
