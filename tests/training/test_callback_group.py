@@ -7,7 +7,9 @@ import importlib
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.study.planning.preflight import Preflight
 from ablab.tasks.base import Batch
+from ablab.training.averaging import EMAWeightAveraging, WeightAveraging
 from ablab.training.build import build_task
 from ablab.training.generation import load_run
 from ablab.training.trainer import quiet_lightning
@@ -180,6 +183,56 @@ def test_what_is_evaluated_and_kept_are_averaged_weights(tiny_config: TinyConfig
     assert record.metrics["val_loss"] == pytest.approx(total / count, rel=1e-6)
 
 
+def test_until_a_step_counts_what_is_trained_is_evaluated(tiny_config: TinyConfig, run: Run, tmp_path: Path) -> None:
+    """The average of steps 4 and 5 of 5; the run without any average has the same losses until then."""
+    config = tiny_config("trainer.max_steps=5", "trainer.val_check_interval=1", "trainer.log_every_n_steps=1")
+    kinds: dict[str, dict[str, Any]] = {
+        "ema": {"_target_": "ablab.training.averaging.EMAWeightAveraging", "decay": 0.5, "update_starting_at_step": 3},
+        "mean": {"_target_": "ablab.training.averaging.WeightAveraging"},
+    }
+    losses = {}
+    for name in ("none", *kinds):
+        callbacks = {name: kinds[name]} if name in kinds else {}
+        record = run(replace(config, options=config.options | {"callbacks": callbacks}), tmp_path / name)
+        assert record.status == "ok", record.reason
+        losses[name] = record.last["val_loss"]
+    assert losses["ema"][:4] == losses["none"][:4]  # of one step alone the average is that step
+    assert losses["ema"][4] != losses["none"][4]
+    assert losses["mean"][0] == losses["none"][0] != losses["mean"][1]
+
+
+def test_the_last_checkpoint_has_what_was_trained(tiny_config: TinyConfig, run: Run, tmp_path: Path) -> None:
+    """Also where the last step is evaluated when the model has the average already: another run goes on from it."""
+    steps = "trainer.max_steps=5", "trainer.val_check_interval=2"
+    assert run(tiny_config(*steps), tmp_path / "plain").status == "ok"
+    assert run(tiny_config(*steps, "callbacks=ema"), tmp_path / "ema").status == "ok"
+    plain, ema = (
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("plain", "ema")
+    )
+    assert_same(ema["current_model_state"], plain["state_dict"])
+    name = "model.head.weight"
+    assert not torch.equal(ema["state_dict"][name], ema["current_model_state"][name])
+
+
+@pytest.mark.parametrize("average", [EMAWeightAveraging(decay=0.9), WeightAveraging()])
+def test_what_never_changes_is_its_own_average(average: WeightAveraging) -> None:
+    """Tables of whole numbers, which an average in float32 that is cut off shifts, and of others, to the last bit."""
+    module = LightningModule()
+    tables = {"places": torch.arange(513), "angles": torch.linspace(0, 7, 513).cos(), "on": torch.tensor([True, False])}
+    for name, table in tables.items():
+        module.register_buffer(name, table)
+    module.weight = nn.Parameter(torch.zeros(3))
+    average.setup(Trainer(logger=False, enable_checkpointing=False), module, "fit")
+    shown: dict[str, Any] = {"state_dict": module.state_dict()}
+    for step in range(1, 20):
+        module.weight.data.fill_(step)
+        average.on_train_batch_end(SimpleNamespace(global_step=step), module, None, None, step)  # type: ignore[arg-type]
+    average.on_save_checkpoint(Trainer(logger=False), module, shown)
+    for name, table in tables.items():
+        assert torch.equal(shown["state_dict"][name], table), name
+    assert 0 < shown["state_dict"]["weight"][0] < 19
+
+
 @pytest.mark.parametrize("options", [("ema",), ("early_stopping",), ("ema", "early_stopping")])
 def test_a_run_that_goes_on_has_its_callbacks_state(
     options: tuple[str, ...], tiny_config: TinyConfig, run: Run, tmp_path: Path
@@ -269,6 +322,16 @@ MINE = "+callbacks.mine._target_"
         (
             ["callbacks=learning_rate_monitor", "callbacks.learning_rate_monitor.logging_interval=epoch"],
             "logging_interval=epoch: a run has no epochs",
+        ),
+        (
+            ["callbacks=ema", "callbacks.ema.update_starting_at_step=100", "trainer.max_steps=100"],
+            "callbacks.ema: averages from step 101 on, of 100 in all: nothing would be averaged",
+        ),
+        (["callbacks=ema", "callbacks.ema.update_every_n_steps=0"], "update_every_n_steps=0: must be 1 or more"),
+        (["callbacks=ema", "callbacks.ema.decay=1.5"], "decay=1.5: must be at least 0, and below 1"),
+        (
+            ["callbacks=weight_averaging", "optimizer=schedule_free", "schedule=constant"],
+            "callbacks.weight_averaging: averages the weights that are trained, and AdamWScheduleFree evaluates",
         ),
         (["+callbacks.mine.patience=3"], "callbacks.mine: the option has no _target_"),
         (["callbacks=ema", "+callbacks.ema.observer=maybe"], "callbacks.ema.observer=maybe: must be true or false"),

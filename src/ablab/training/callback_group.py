@@ -107,6 +107,25 @@ def check_callbacks(nodes: Node, strategy: Parallel) -> None:
             )
 
 
+def check_averages(nodes: Node, optimizer: Optimizer, steps: int) -> None:
+    """Check callbacks that average the weights against what a run of so many steps trains them with.
+
+    Raises:
+        UserError: one would average nothing, or what the optimizer averages itself.
+    """
+    for name, callback in zip(nodes, build_callbacks(nodes), strict=True):
+        if isinstance(callback, WeightAveraging) and hasattr(optimizer, "eval"):
+            raise UserError(
+                f"callbacks.{name}: averages the weights that are trained, and {type(optimizer).__name__} evaluates an "
+                "average of its own: leave one of them out"
+            )
+        first = getattr(callback, "first_update", lambda: 1)()
+        if isinstance(callback, WeightAveraging) and first > steps:
+            raise UserError(
+                f"callbacks.{name}: averages from step {first:,} on, of {steps:,} in all: nothing would be averaged"
+            )
+
+
 def check_monitors(nodes: Node, metrics: Collection[str] | None) -> None:
     """Check what callbacks of Lightning watch for against what there will be to watch.
 

@@ -21,7 +21,7 @@ from ablab.study.planning.check_trainer import check_trainer
 from ablab.tasks.base import Task
 from ablab.training.build import BuiltRun, build_task, made_of
 from ablab.training.build_model import clashing
-from ablab.training.callback_group import check_callbacks
+from ablab.training.callback_group import check_averages, check_callbacks
 from ablab.training.loggers import check_loggers
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.optimizers.widths import check_follows
@@ -101,6 +101,7 @@ class Preflight:
         _check_evaluations(config, built.task)
         built.shapes  # noqa: B018 (it is built here for the first time)
         schedule = self._check_optimizer(config)
+        check_averages(config.options["callbacks"], schedule.optimizer, config.trainer.max_steps)
         self._check_strategy(built, strategy)
         self._check_gradients(config, strategy, schedule)
         return built
