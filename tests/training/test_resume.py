@@ -181,6 +181,29 @@ def test_stopped_and_gone_on(
     assert_same(left_behind(tmp_path), left_behind(whole(*options)))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("optimizer=schedule_free", "schedule=constant"),
+        ("callbacks=ema", "callbacks.ema.decay=0.9", "task.test_fraction=0.1"),
+        ("callbacks=ema", "callbacks.ema.decay=0.9", "task.test_fraction=0.1", "trainer.val_check_interval=5"),
+    ],
+    ids=",".join,
+)
+def test_killed_between_its_last_checkpoint_and_its_record(
+    options: tuple[str, ...], tiny_config: TinyConfig, run: Run, whole: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Nothing is left to train, and what ends a training is done all the same; the last was not named the best yet."""
+    left = left_behind(whole(*options))
+    shutil.copytree(whole(*options), tmp_path, dirs_exist_ok=True)
+    (tmp_path / RECORD_FILE).unlink()
+    if left["best"][0] == 20:
+        (tmp_path / CHECKPOINT_FOLDER / "best.ckpt").unlink()
+    assert run(tiny_config(*STEPS, *options), tmp_path).status == "ok"
+    assert_same(left_behind(tmp_path), left)
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     tiny_config: TinyConfig,
     run: Run,

@@ -50,7 +50,15 @@ from ablab.training.stopping import StopRequest, stop_on_request
 from ablab.training.strategies.base import Parallel, parallel
 from ablab.training.token_counts import TokenCounts
 from ablab.training.traffic.callback import Communicating
-from ablab.training.trainer import build_module, build_trainer, end_profile, evaluate, quiet_lightning, untimed_steps
+from ablab.training.trainer import (
+    begin_and_end,
+    build_module,
+    build_trainer,
+    end_profile,
+    evaluate,
+    quiet_lightning,
+    untimed_steps,
+)
 from ablab.training.warm_start import origin_of, trunk_of
 from ablab.training.watchers import Watchers
 from ablab.training.world import world
@@ -201,6 +209,8 @@ def _train(
         module.convert = partial(_insert, Fork(trunk, built), strategy, record)
     try:
         trainer.fit(module, datamodule=task, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
+        if checkpoint and checkpoint.step >= steps:
+            begin_and_end(trainer, module)
         record.metrics, record.evaluated = evaluate(trainer, module, task), module.evaluated
         record.last = module.last
         _look_back(built, trainer, module, folder, record)

@@ -199,6 +199,19 @@ def build_module(built: BuiltRun) -> TrainingModule:
     return module
 
 
+def begin_and_end(trainer: Trainer, module: TrainingModule) -> None:
+    """Begin and end the training of a run that went on from its last step, where Lightning does neither.
+
+    What a checkpoint has is taken up as training begins, and averaged weights become the model's as it ends.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        callback.on_train_start(trainer, module)
+    module.on_train_start()
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        callback.on_train_end(trainer, module)
+    module.on_train_end()
+
+
 def evaluate(trainer: Trainer, module: TrainingModule, task: Task) -> dict[str, float]:
     """The final weights on the validation and test splits, unless the training ended with an evaluation anyway."""
     if module.evaluated_at != trainer.global_step:
