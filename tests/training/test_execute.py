@@ -321,6 +321,13 @@ def test_the_first_evaluation_that_reaches_the_target_is_recorded(
     assert "schedule/steps_to_target" not in figures[1]
 
 
+def test_an_evaluation_behind_the_training_can_be_the_first_that_reaches_it(
+    tiny_config: TinyConfig, run: Run, tmp_path: Path
+) -> None:
+    config = tiny_config("task.target=100", "trainer.max_steps=3", "trainer.val_check_interval=4")
+    assert run(config, tmp_path).mechanism["schedule/steps_to_target"] == 3
+
+
 def test_a_plateau_hears_of_evaluations_and_of_nothing_else(tiny_config: TinyConfig, run: Run, tmp_path: Path) -> None:
     """No evaluation can be a gain here, so that each after the first lowers the rate."""
     settings = ("schedule.patience=0", "schedule.threshold=1e9", "schedule.warmup_share=0.0", "schedule.decay=0.5")

@@ -219,6 +219,7 @@ def test_a_plateau_within_the_warm_up_makes_nothing_fall() -> None:
         (cyclic_restarts, {"period_share": 0.0}, "period_share must be above 0"),
         (cyclic_restarts, {"growth": 0.5}, "growth must be at least 1"),
         (one_cycle, {"start_factor": 0.0}, "must be above 0"),
+        (one_cycle, {"rise_share": 0.1}, "of 10 steps is a single one"),
         (Plateau, {"decay": 1.0}, "decay must be above 0 and below 1"),
         (Plateau, {"patience": -1}, "patience must be at least 0"),
         (linear, {"min_factor": -0.1}, "min_factor must lie between 0 and 1"),

@@ -167,8 +167,7 @@ class TrainingModule(LightningModule):
             before = self.last.get(name, [])
             self.last[name] = [*(before[:-1] if again else before), value][-KEPT_EVALUATIONS:]
         self.evaluated_at = self.trainer.global_step
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            self._tell_of_evaluation()
+        self._tell_of_evaluation()
 
     def on_test_epoch_end(self) -> None:
         parallel(self.trainer.strategy).reshard(self.model)
@@ -221,9 +220,8 @@ class TrainingModule(LightningModule):
         if value is None:  # a task may be judged on its test split alone
             return
         lower, target = primary.direction == "min", self.task.target
-        evaluated = getattr(self.lr_schedulers(), "evaluated", None)
-        if evaluated is not None:
-            evaluated(value, lower)
+        if self.trainer.state.fn == TrainerFn.FITTING:  # else no step is to come
+            getattr(self.lr_schedulers(), "evaluated", lambda *_: None)(value, lower)
         if target is not None and self.steps_to_target is None and (value <= target if lower else value >= target):
             self.steps_to_target = self.trainer.global_step
 

@@ -213,6 +213,8 @@ def one_cycle(
     _check_share("end_factor", end_factor)
     if start_factor == 0 or end_factor == 0:
         raise ValueError("start_factor and end_factor must be above 0")
+    if rise_share * total_steps == 1:  # PyTorch would divide by the steps between its first and its last
+        raise ValueError(f"rise_share={rise_share}: of {total_steps} steps is a single one, in which nothing rises")
     return OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
