@@ -19,6 +19,7 @@ from ablab.cli import main
 from ablab.cli.generate import _print_texts, read_prompts
 from ablab.config import RunConfig
 from ablab.errors import UserError, printable
+from ablab.model.generation import Generation
 from ablab.results.record import Record
 from ablab.training.continuation import Continuations, ContinuationSettings, Prompt
 from ablab.training.generation import generate
@@ -94,6 +95,31 @@ def test_lines_of_json(command: Callable[..., Ended], tmp_path: Path) -> None:
         assert line["text"] == before["text"].partition(stop)[0]
         assert line["finish_reason"] == ("stop" if stop in before["text"] else "length")
     assert stopped[1]["completion_tokens"] <= 6
+
+
+def test_guesses_behind_a_stop_string_are_not_counted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where every guess comes true, so that all tokens come at once."""
+
+    class AtOnce(Generation):
+        def step(self) -> list[list[int]]:
+            added: list[list[int]] = [[] for _ in self.ids]
+            while self.unfinished:
+                for tokens, more in zip(added, super().step(), strict=True):
+                    tokens += more
+            return added
+
+    model, task = load_run(folder, "best")
+
+    def last(*stop: str) -> tuple[str, str | None, int]:
+        asked = ContinuationSettings(tokens=12, temperature=0, stop=stop)
+        pieces = list(Continuations(model, task, [Prompt("12")], asked))
+        return "".join(piece.text for piece in pieces), pieces[-1].finish_reason, pieces[-1].tokens
+
+    stop = last()[0][4:6]
+    one_by_one = last(stop)
+    assert one_by_one[1:] in [("stop", count) for count in range(2, 7)]
+    monkeypatch.setattr("ablab.training.continuation.Generation", AtOnce)
+    assert last(stop) == one_by_one
 
 
 def test_text_appears_as_it_is_made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

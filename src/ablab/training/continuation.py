@@ -134,23 +134,26 @@ class Continuations:
                 self.effort.add(generation.effort)
 
     def _written(self, generation: Generation, start: int) -> Iterator[Piece]:
-        prompts = [len(ids) for ids in generation.ids]
+        counts = [0] * len(generation.ids)
         streams = [TextStream(self._decode, ids, self.settings.stop) for ids in generation.ids]
         waiting = list(range(len(streams)))
         while waiting:
             added = generation.step() if generation.unfinished else [[] for _ in streams]
             for place in [*waiting]:
                 stream = streams[place]
-                text = stream.put(added[place])
-                if stream.stopped:
-                    generation.finish(place)
+                text = ""
+                for token in added[place]:  # of several, those behind a stop string are none of the text's
+                    text += stream.put([token])
+                    counts[place] += 1
+                    if stream.stopped:
+                        generation.finish(place)
+                        break
                 ended = not generation.left(place)
                 if ended:
                     text += stream.end()
                     waiting.remove(place)
                 reason: Literal["stop", "length"] = "stop" if stream.stopped else "length"
-                tokens = len(generation.ids[place]) - prompts[place]
-                yield Piece(start + place, text, reason if ended else None, tokens)
+                yield Piece(start + place, text, reason if ended else None, counts[place])
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self.task.decode(torch.tensor(ids, dtype=torch.int64))

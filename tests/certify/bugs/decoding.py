@@ -12,6 +12,7 @@ from ablab.model.attention.cache import LayerCache, Step
 from ablab.model.attention.full import FullAttention
 from ablab.model.attention.gated_delta import GatedDeltaNet
 from ablab.model.attention.layer import MultiHeadAttention, Rotate
+from ablab.model.attention.linear import StateCache
 from ablab.model.attention.windowed import WindowedAttention
 from ablab.model.context import LayerContext, unrotated
 from ablab.model.feed_forward.base import Dense
@@ -83,6 +84,22 @@ class StateNotKept(GatedDeltaNet):
         out = super().extend(x, context, cache)
         cache.state.copy_(state)  # type: ignore[attr-defined]
         return out
+
+
+class GuessesStay(GatedDeltaNet):
+    """Its cache says that each token has a place of its own: a guess that was wrong stays in the state."""
+
+    class Cache(StateCache):
+        def places(self, capacity: int) -> bool:
+            return True
+
+    def __init__(self, spec: LayerSpec) -> None:
+        super().__init__(spec, conv_size=2)
+
+    def new_cache(self, batch: int, capacity: int) -> LayerCache | None:
+        cache = super().new_cache(batch, capacity)
+        cache.__class__ = self.Cache
+        return cache
 
 
 class SummaryOfNewTokens(AdaptiveFusion):

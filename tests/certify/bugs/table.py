@@ -183,6 +183,7 @@ decoding.CacheNeverFilled         attention     decoding
 decoding.CacheSaysLess            attention     cost cache
 decoding.RotatedFromZero          attention     decoding
 decoding.StateNotKept             attention     decoding
+decoding.GuessesStay              attention     decoding
 decoding.SummaryOfNewTokens       layer_fusion  decoding
 decoding.ShiftWithoutCache        feed_forward  decoding
 decoding.OneTooFar                position      decoding

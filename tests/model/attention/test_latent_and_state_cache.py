@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from passes import allocated, error, steps, with_large_weights
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ablab.model.attention.cache import LayerCache, Slots
 from ablab.model.attention.layer import AttentionLayer, attention_layer
 from ablab.model.attention.linear import StateCache
 from ablab.model.attention.mla import LatentAttention
@@ -175,3 +176,21 @@ def test_flops_of_a_step_are_counted(kind: type[Recurrence], products: int) -> N
     with FlopCounterMode(display=False) as counter:
         core.onward(q, q, v, -one, one, state=state)
     assert counter.get_total_flops() == products * 2 * (2 * 3 * 5 * 7)
+
+
+class Named(LayerCache):
+    """A state by its name, beside keys of which each token has its place."""
+
+    def __init__(self, keys: Slots, state: Tensor | None = None) -> None:
+        self.keys, self.named = keys, {} if state is None else {"state": state}
+
+    def tensors(self) -> Iterator[Tensor]:
+        yield from self.keys.tensors()
+        yield from self.named.values()
+
+
+def test_a_state_has_no_places_wherever_a_cache_keeps_it() -> None:
+    keys = Slots(2, 1, 9, 4, like=torch.zeros(1))
+    assert Named(keys).places(9)
+    assert not Named(keys).places(10)
+    assert not Named(keys, torch.zeros(2, 3)).places(9)

@@ -12,7 +12,9 @@ from ablab.certify.subject import Subject
 from ablab.model.decoding import Decoder, without_cache
 
 LENGTHS = (90, 37, 5)
-PASSES = {"one by one": (1,), "in chunks": (9, 1, 1, 70, 3)}
+CHUNKS = (9, 1, 1, 70, 3)
+GUESSES = "after guesses that were taken back"
+PASSES = {"one by one": (1,), "in chunks": CHUNKS, GUESSES: CHUNKS}
 ROUNDING = 1e-8
 
 
@@ -27,7 +29,8 @@ def decodes(subject: Subject) -> str:
     with torch.no_grad():
         whole = [model(ids[row : row + 1, :length])[0] for row, length in enumerate(LENGTHS)]
         for said, sizes in PASSES.items():
-            for row, (own, out) in enumerate(zip(_decoded(model, ids, sizes), whole, strict=True)):
+            decoded = _decoded(model, ids, sizes, guesses=said == GUESSES)
+            for row, (own, out) in enumerate(zip(decoded, whole, strict=True)):
                 found = difference(out, own)
                 where = ((out - own).abs().amax(-1) > ROUNDING * out.square().mean().sqrt()).nonzero()
                 first = f"; first at token {int(where[0, 0])} of sample {row}" if len(where) else ""
@@ -38,8 +41,13 @@ def decodes(subject: Subject) -> str:
     return f"{len(LENGTHS)} samples of {min(LENGTHS)} to {max(LENGTHS)} tokens, {' and '.join(PASSES)}: {worst:.0e}"
 
 
-def _decoded(model: Model, ids: Tensor, sizes: tuple[int, ...]) -> list[Tensor]:
-    """The logits of each sample (T, vocabulary), in passes of so many tokens; the last number for all that are left."""
+def _decoded(model: Model, ids: Tensor, sizes: tuple[int, ...], *, guesses: bool) -> list[Tensor]:
+    """The logits of each sample (T, vocabulary), in passes of so many tokens; the last number for all that are left.
+
+    Args:
+        guesses: before each pass but the first its tokens are given with the second half of them wrong, and what is
+            wrong is taken back, as drafts are.
+    """
     decoder = Decoder(model, batch=len(LENGTHS), capacity=max(LENGTHS))
     parts: list[list[Tensor]] = [[] for _ in LENGTHS]
     have = [0] * len(LENGTHS)
@@ -50,11 +58,31 @@ def _decoded(model: Model, ids: Tensor, sizes: tuple[int, ...]) -> list[Tensor]:
         else:
             size = next(later)
             counts = [min(size, length - before) for before, length in zip(have, LENGTHS, strict=True)]
-        chunk = torch.zeros(len(LENGTHS), max(counts), dtype=torch.int64)
-        for row, (before, count) in enumerate(zip(have, counts, strict=True)):
-            chunk[row, :count] = ids[row, before : before + count]
-        found = decoder.extend(chunk, torch.tensor(counts))
-        for part, out, count in zip(parts, found, counts, strict=True):
-            part.append(out[:count])
-        have = [before + count for before, count in zip(have, counts, strict=True)]
+        if guesses and any(have):
+            right = [count // 2 for count in counts]
+            mark = decoder.mark()
+            found = decoder.extend(_chunk(ids, have, counts, right), torch.tensor(counts))
+            agreed = torch.tensor(have) + torch.tensor(right)
+            kept = decoder.take_back(mark, agreed).tolist()  # where single tokens cannot be taken back, all are
+            _append(parts, found, have, kept)
+            counts = [count - (now - before) for count, now, before in zip(counts, kept, have, strict=True)]
+            have = kept
+        found = decoder.extend(_chunk(ids, have, counts, counts), torch.tensor(counts))
+        behind = [before + count for before, count in zip(have, counts, strict=True)]
+        _append(parts, found, have, behind)
+        have = behind
     return [torch.cat(part) for part in parts]
+
+
+def _chunk(ids: Tensor, have: list[int], counts: list[int], right: list[int]) -> Tensor:
+    """The next tokens of each sample, of which those behind the first `right` are other ones."""
+    chunk = torch.zeros(len(counts), max(counts), dtype=torch.int64)
+    for row, (before, count, good) in enumerate(zip(have, counts, right, strict=True)):
+        chunk[row, :count] = ids[row, before : before + count]
+        chunk[row, good:count] = (chunk[row, good:count] + 1) % (int(ids.max()) + 1)
+    return chunk
+
+
+def _append(parts: list[list[Tensor]], found: Tensor, have: list[int], behind: list[int]) -> None:
+    for part, out, before, now in zip(parts, found, have, behind, strict=True):
+        part.append(out[: now - before])

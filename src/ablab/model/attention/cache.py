@@ -79,8 +79,9 @@ class LayerCache:
 
     def places(self, capacity: int) -> bool:
         """Whether each of `capacity` tokens has a place of its own, which no later pass looks at once it is gone."""
-        kept = [each for each in vars(self).values() if isinstance(each, Tensor | LayerCache | Slots)]
-        return all(not isinstance(each, Tensor) and each.places(capacity) for each in kept)
+        parts = [each for each in vars(self).values() if isinstance(each, LayerCache | Slots)]
+        placed = {id(tensor) for each in parts for tensor in each.tensors()}
+        return all(each.places(capacity) for each in parts) and all(id(tensor) in placed for tensor in self.tensors())
 
     def mark(self) -> list[Tensor]:
         """Copies of all that is kept, for `restore`."""
