@@ -98,6 +98,17 @@ def test_of_every_kind_of_task(task: str, tiny_config: TinyConfig, run: Callable
             evaluate(tmp_path, overrides=["task.symbols=17"])
 
 
+def test_a_limit_of_the_run_leaves_out_no_subset(
+    tiny_config: TinyConfig, run: Callable[..., Record], tmp_path: Path
+) -> None:
+    limits = ("task.eval_batch_size=4", "+trainer.limit_test_batches=1", "trainer.limit_val_batches=1")
+    record = run(tiny_config("task=recall", "position=rope", *limits), tmp_path)
+    assert record.evaluated == {"val": 4, "test": 4}
+    [found] = evaluate(tmp_path, overrides=["task.segments=[[48,4]]"])
+    assert found.evaluated == {"val": 4, "test": 16}
+    assert "test_accuracy/seq_len=48,pairs=4" in found.metrics
+
+
 @pytest.mark.parametrize("setting", ["optimizer=schedule_free", "trainer.precision=bf16-true"])
 def test_weights_and_numbers_are_those_that_the_run_was_judged_by(
     setting: str, tiny_config: TinyConfig, run: Callable[..., Record], tmp_path: Path

@@ -35,7 +35,7 @@ from ablab.training.trainer import idle_trainer, quiet_lightning
 # Settings of a task that change no metric, and stand in no evaluation's name.
 UNNAMED = ("batch_size", "eval_batch_size", "workers", "target")
 _VOCABULARY = ("tokenizer", "bpe_vocab_size")
-_LIMITS = ("limit_val_batches", "limit_test_batches")
+_LIMITS = {"val": "limit_val_batches", "test": "limit_test_batches"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ def evaluate_run(trained: SavedRun, request: Request, record: Record, tasks: Tas
     task = (tasks or Tasks())(trained, node)
     refuse_seen(own, node, task, record)
     module = TrainingModule(trained.model_for(task), task, _never, _never)
-    trainer = _trainer(trained.config, request.accelerator)
+    trainer = _trainer(trained.config, task, request.accelerator)
     began = time.perf_counter()
     with quiet_lightning():
         _measured(trainer, module, task)
@@ -142,9 +142,13 @@ def _never(*_: Any, **__: Any) -> Any:
     raise AssertionError("an evaluation takes no step")
 
 
-def _trainer(config: RunConfig, accelerator: str | None) -> Trainer:
-    """A Trainer that evaluates as the run's own did, on one device. Of the run's settings only a few are looked at."""
-    limits = {key: value for key in _LIMITS if isinstance(value := config.options["trainer"].get(key), int | float)}
+def _trainer(config: RunConfig, task: Task, accelerator: str | None) -> Trainer:
+    """A Trainer that evaluates as the run's own did, on one device. Of the run's settings only a few are looked at.
+
+    A limit of its batches would leave out whole subsets, and is none where the task has them.
+    """
+    keys = [key for split, key in _LIMITS.items() if len(task.subsets(split)) == 1]
+    limits = {key: value for key in keys if isinstance(value := config.options["trainer"].get(key), int | float)}
     settings: Node = {
         "accelerator": accelerator or config.trainer.accelerator,
         "precision": config.trainer.precision or "32-true",

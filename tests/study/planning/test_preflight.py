@@ -60,6 +60,14 @@ TinyConfig = Callable[..., RunConfig]
         (["optimizer=schedule_free", "optimizer.betas=[0,0.9]"], r"optimizer: betas\[0\]=0.0 must be above 0"),
         (["schedule.min_factor=3"], "schedule: min_factor must lie between 0 and 1"),
         (["trainer.limit_val_batches=0.001"], r"trainer\.limit_val_batches=0\.001: of 1 batches none is left"),
+        (
+            ["task=needle", "task.lengths=[32]", "trainer.limit_val_batches=1"],
+            r"trainer\.limit_val_batches=1: task=needle evaluates 5 subsets, .*use task\.eval_samples",
+        ),
+        (
+            ["task=recall", "task.segments=[[48,4]]", "+trainer.limit_test_batches=0.5"],
+            r"trainer\.limit_test_batches=0\.5: task=recall evaluates 2 subsets, .*use task\.eval_samples",
+        ),
         (["trainer.gradient_clip_val=-1"], r"trainer\.gradient_clip_val=-1\.0: must be at least 0, or null"),
         (["trainer.gradient_clip_val=nan"], r"trainer\.gradient_clip_val=nan: must be a finite number"),
         (["trainer.precision=16-mixed"], r"trainer\.precision=16-mixed: a CPU has no float16"),
@@ -105,6 +113,11 @@ def test_a_run_that_cannot_work_is_refused_in_one_line(
 )
 def test_a_run_that_can_work_passes(tiny_config: TinyConfig, overrides: list[str]) -> None:
     Preflight().check(tiny_config(*overrides))
+
+
+@pytest.mark.parametrize("limits", [["trainer.limit_val_batches=2"], ["+trainer.limit_test_batches=0"]])
+def test_a_limit_that_leaves_out_no_subset_passes(tiny_config: TinyConfig, limits: list[str]) -> None:
+    Preflight().check(tiny_config("task=recall", "task.segments=[[48,4]]", *limits))
 
 
 @pytest.mark.filterwarnings("ignore:GPU available but not used")

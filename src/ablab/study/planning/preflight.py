@@ -230,17 +230,24 @@ def check_options(axis: Axis, options: dict[str, Node]) -> None:
 
 
 def _check_evaluations(config: RunConfig, task: Task) -> None:
-    """Raises UserError where so few batches are to be evaluated that there is none."""
+    """Raises UserError where so few batches are to be evaluated that there is none, or none of a subset."""
     loaders = {"val": task.val_dataloader(), "test": task.test_dataloader() if task.primary.split == "test" else []}
-    for split, found in loaders.items():
+    for split in ("val", "test"):
         name = f"limit_{split}_batches"
         limit = config.options["trainer"].get(name)
+        share = isinstance(limit, float)
+        found = loaders[split]
         for loader in found if isinstance(found, list) else [found]:
             batches = len(loader)
-            share = isinstance(limit, float)
             if limit is not None and not (int(batches * limit) if share else limit) > 0:
                 of = f"of {batches} batches none is left, and " if limit else ""
                 raise UserError(f"trainer.{name}={limit}: {of}without an evaluation there is nothing to compare")
+        subsets = len(task.subsets(split))
+        if subsets > 1 and limit and not (share and limit == 1):  # with 0 there is no test at all
+            raise UserError(
+                f"trainer.{name}={limit}: {config.chosen('task')} evaluates {subsets} subsets, one after the other, and "
+                "would end before the last: leave it out, and use task.eval_samples for fewer samples of each"
+            )
 
 
 def _check_seed(config: RunConfig) -> None:
