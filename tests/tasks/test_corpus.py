@@ -80,6 +80,20 @@ def test_a_glob_gives_its_matches(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert named(read_path("x/two.md", any_bytes=False)) == {"two.md": b"x/two.md"}
 
 
+@pytest.mark.parametrize("pattern", ["x/**/*.txt", "x/**/**/*.txt", "x"])
+def test_a_file_with_several_names_is_there_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    """Else it would be in training by one name, and in validation by another."""
+    (tmp_path / "x/a").mkdir(parents=True)
+    (tmp_path / "x/a/one.txt").write_text("one")
+    (tmp_path / "x/top.txt").write_text("top")
+    (tmp_path / "x/latest").symlink_to("a")
+    (tmp_path / "x/z.txt").symlink_to("top.txt")
+    monkeypatch.chdir(tmp_path)
+    assert named(read_path(pattern, any_bytes=True)) == {"a/one.txt": b"one", "top.txt": b"top"}
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [(None, "no such file, folder or match"), (b"", "empty"), (b"\xfe\xfd", "not UTF-8 text.*task.tokenizer=bytes")],

@@ -77,7 +77,7 @@ def read_path(path: str, *, any_bytes: bool, binary: bool = False) -> list[Sourc
     """The file `path`, the text files below the folder `path`, or those that match the glob `path`, sorted by name.
 
     A relative path starts at the working directory. In a folder or a glob, hidden files and files that are not text
-    are passed over, and how many is logged.
+    are passed over, and how many is logged; a file that links lead to as well is there once.
 
     Args:
         any_bytes: whether a single file may hold anything, not just UTF-8 text.
@@ -205,6 +205,7 @@ def _read_text(path: str, found: Iterable[Path], root: Path) -> list[SourceFile]
     every = list(itertools.islice(found, _MOST_FILES + 1))
     if len(every) > _MOST_FILES:
         raise UserError(f"{path}: more than {_MOST_FILES:,} files: give a folder of texts alone")
+    every = _once(every)
     check_sizes(path, every)
     for file in (_read(each, root) for each in every):
         data = _text_of(root / file.name, file.data)
@@ -217,6 +218,14 @@ def _read_text(path: str, found: Iterable[Path], root: Path) -> list[SourceFile]
     if passed_over:
         _log.warning("%s: passed over %d files that are not UTF-8 text", path, passed_over)
     return sorted(kept, key=_name)
+
+
+def _once(paths: Iterable[Path]) -> list[Path]:
+    """Each file by the first of the names that lead to it: by two, it could be in two splits."""
+    first: dict[str, Path] = {}
+    for path in sorted(paths, key=Path.as_posix):
+        first.setdefault(os.path.realpath(path), path)
+    return list(first.values())
 
 
 def _text_of(path: Path, data: bytes) -> bytes | None:
