@@ -112,6 +112,15 @@ def test_too_few_samples_are_said_to_be() -> None:
         make("parity", seq_len=1).setup()
 
 
+def test_samples_that_are_mostly_the_same_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    make("parity", seq_len=16).setup()
+    assert caplog.messages == []
+    task = make("parity", seq_len=4)
+    task.setup()
+    counts = {split: len(rows(task.samples(split)[0])) for split in ("val", "test")}
+    assert caplog.messages == [f"Parity: {n} of 1000 {split} samples are different ones" for split, n in counts.items()]
+
+
 def test_totals_of_perfect_and_of_wrong_answers() -> None:
     task = Copying(symbols=4, seq_len=6, batch_size=2, seed=0, eval_samples=10)
     targets = torch.tensor([[IGNORED, 2, 3], [IGNORED, 4, 5], [IGNORED, IGNORED, IGNORED]])

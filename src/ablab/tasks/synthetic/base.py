@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -27,6 +28,7 @@ Settings = dict[str, Any]  # what samples depend on besides the seed, by name, a
 _KEYS = {"train": 0, "val": 1, "test": 2}
 _SHARES: dict[str, tuple[float, float]] = {"val": (0.0, 0.1), "test": (0.1, 0.2), "train": (0.2, 1.0)}
 _ATTEMPTS = 200  # draws, each of at least as many samples as are wanted
+_log = logging.getLogger(__name__)
 
 
 class SyntheticSettings(TaskSettings):
@@ -66,11 +68,16 @@ class SyntheticTask(AnswerTask):
         """What the samples depend on besides the seed."""
 
     def setup(self, stage: str | None = None) -> None:
-        """Draw the evaluation samples. Raises ValueError if there are too few different ones."""
+        """Draw the evaluation samples; logs where most are repeated. Raises ValueError if there are next to none."""
         if self._evaluation:
             return
         self.corpus = self.source()
         self._evaluation = {"val": self.evaluation_samples("val"), "test": self.evaluation_samples("test")}
+        for split, (inputs, _) in self._evaluation.items():
+            different = len({row.tobytes() for row in inputs})
+            if 2 * different < len(inputs):  # a metric of them says less than their number makes believe
+                name = type(self).__name__
+                _log.warning("%s: %d of %d %s samples are different ones", name, different, len(inputs), split)
 
     def source(self) -> Corpus:
         """Describe what the samples are made from: the settings alone."""
