@@ -138,13 +138,20 @@ def test_adding_files_moves_none() -> None:
 
 @given(length=st.integers(0, 500), val=st.floats(0.01, 0.5), test=st.one_of(st.just(0.0), st.floats(0.01, 0.4)))
 def test_one_file_is_cut_into_head_middle_and_tail(length: int, val: float, test: float) -> None:
-    splits = split_contiguously(np.arange(length), val, test)
-    assert np.concatenate([splits[name] for name in ("train", "val", "test") if name in splits]).tolist() == list(
-        range(length)
-    )
+    text = (np.arange(length) % 128).astype(np.uint8)  # ASCII
+    splits = split_contiguously(text, val, test)
+    assert np.concatenate([splits[name] for name in ("train", "val", "test") if name in splits]).tolist() == text.tolist()
     assert ("test" in splits) == (test > 0)
     assert len(splits["train"]) == pytest.approx(length * (1 - val - test), abs=1)
     assert len(splits["val"]) == pytest.approx(length * val, abs=1)
+
+
+@given(text=st.text(), val=st.floats(0.01, 0.5), test=st.one_of(st.just(0.0), st.floats(0.01, 0.4)))
+def test_a_cut_spares_the_character_that_it_falls_into(text: str, val: float, test: float) -> None:
+    data = text.encode()
+    parts = [part.tobytes() for part in split_contiguously(np.frombuffer(data, np.uint8), val, test).values()]
+    assert "".join(part.decode() for part in parts) == text
+    assert 0 <= len(parts[0]) - int(len(data) * (1 - val - test)) <= 3
 
 
 gzipped = functools.partial(gzip.compress, mtime=0)  # else the names of tests would hold the time

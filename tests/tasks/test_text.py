@@ -142,8 +142,24 @@ def test_bits_per_byte_of_a_uniform_guess(text_file: Path) -> None:
             totals += torch.stack(list(task.totals(torch.zeros(*targets.shape, task.vocab_size), targets).values()))
         names = ("nats", "correct", "tokens", "bytes")
         metrics = task.metrics(dict(zip(names, totals.tolist(), strict=True)))
-        part = SOME_TEXT[int(len(SOME_TEXT) * 0.9) + 1 :]
+        data = SOME_TEXT.encode()
+        part = data[int(len(data) * 0.9) :].decode()[1:]
         assert metrics["bits_per_byte"] == pytest.approx(expected(task, part), rel=1e-6)
+
+
+@pytest.mark.parametrize("content", ["\N{SNOWMAN}" * 2000 + "ab " * 1000, "ab " * 1000 + "\N{SNOWMAN}" * 2000])
+def test_every_tokenizer_is_given_the_same_split(tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one part of a text takes more bytes a character than another."""
+    monkeypatch.setenv("ABLAB_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "mixed.txt"
+    path.write_text(content, encoding="utf-8")
+    tasks = [text(path, tokenizer=name, bpe_vocab_size=260, test_fraction=0.2) for name in ("bytes", "chars", "bpe")]
+    parts = []
+    for task in tasks:
+        task.setup()
+        parts.append({split: task.decode(torch.from_numpy(ids.astype("int64"))) for split, ids in task._splits.items()})
+    assert parts[0] == parts[1] == parts[2]
+    assert "".join(parts[0].values()) == content
 
 
 def test_a_loss_beyond_floats_is_an_infinite_perplexity(text_file: Path) -> None:

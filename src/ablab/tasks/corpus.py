@@ -12,8 +12,8 @@ import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
+import numpy as np
 import psutil
 from numpy.typing import NDArray
 
@@ -27,8 +27,9 @@ _MACHINE_PREFIXES = ("config-", "_sysconfigdata", "_sysconfig_vars", "sitecustom
 
 _MOST_FILES = 1_000_000  # of a folder; a disk as a whole has more
 
+_CONTINUED = bytes(range(0x80, 0xC0))  # of UTF-8: bytes that begin no character
+
 _log = logging.getLogger(__name__)
-_Sized = TypeVar("_Sized", bytes, str, NDArray[Any])
 
 
 @dataclass(frozen=True)
@@ -122,15 +123,22 @@ def split_by_name(files: Sequence[SourceFile], val: float, test: float) -> dict[
     return splits
 
 
-def split_contiguously(sequence: _Sized, val: float, test: float) -> dict[str, _Sized]:
-    """One long sequence by split: train is its head, then val, and test its tail. They touch and do not overlap.
+def split_contiguously(text: NDArray[np.uint8], val: float, test: float) -> dict[str, NDArray[np.uint8]]:
+    """The bytes of one long text by split: train is its head, then val, and test its tail. They touch, without overlap.
+
+    No character of UTF-8 is cut: the whole of it is in the earlier split.
 
     Args:
         val, test: shares of the length; the rest is train. There is no "test" where its share is 0.
     """
-    val_at, test_at = int(len(sequence) * (1 - val - test)), int(len(sequence) * (1 - test))
-    pieces = {"train": sequence[:val_at], "val": sequence[val_at:test_at], "test": sequence[test_at:]}
+    val_at, test_at = (_behind_character(text, int(len(text) * share)) for share in (1 - val - test, 1 - test))
+    pieces = {"train": text[:val_at], "val": text[val_at:test_at], "test": text[test_at:]}
     return {split: pieces[split] for split in _splits(test)}
+
+
+def _behind_character(text: NDArray[np.uint8], place: int) -> int:
+    rest = text[place : place + 3].tobytes()  # of a character that began before the place, there are at most as many
+    return place + len(rest) - len(rest.lstrip(_CONTINUED))
 
 
 def checked_fractions(val: float, test: float) -> tuple[float, float]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Unpack
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ablab.errors import UserError
 from ablab.results.record import Corpus
 from ablab.tasks.corpus import (
@@ -51,14 +54,16 @@ class SourceText(LanguageTask):
     def _load(self) -> tuple[Tokenizer, dict[str, Ids], Corpus]:
         files = read_stdlib(self.max_bytes)
         tokenizer = self.tokenizer.make(training=list, corpus=list)  # bytes, or a trained run's: nothing to learn
-        return tokenizer, _encode(files, tokenizer, *self.fractions), _corpus("the Python standard library", files)
+        parts = _parts(files, *self.fractions)
+        splits = {split: tokenizer.encode_bytes(part.tobytes()) for split, part in parts.items()}
+        return tokenizer, splits, _corpus("the Python standard library", files)
 
 
 class Text(LanguageTask):
     """A file, the text files of a folder, or those that match a glob.
 
     Many files are split by a hash of their paths below the folder; a single file into head (train), middle (val) and
-    tail (test).
+    tail (test), by its bytes of UTF-8, so that every tokenizer is given the same.
 
     Args:
         path: the file, folder or glob; a relative one starts at the working directory.
@@ -95,32 +100,25 @@ class Text(LanguageTask):
 
     def _load(self) -> tuple[Tokenizer, dict[str, Ids], Corpus]:
         files = read_path(self.path, any_bytes=self.tokenizer.any_bytes, binary=self.binary)
-        depends_on = {"files": fingerprint(files), "fractions": self.fractions}
+        depends_on = {"files": fingerprint(files), "fractions": self.fractions, "cut": "bytes"}
         tokenizer, splits = tokenised(self.tokenizer, depends_on, lambda: self._tokenise(files))
         return tokenizer, splits, _corpus(self.path, files)
 
     def _tokenise(self, files: Sequence[SourceFile]) -> tuple[Tokenizer, dict[str, Ids]]:
+        parts = _parts(files, *self.fractions)
         if self.tokenizer.any_bytes:
-            bytewise = ByteTokenizer()
-            return bytewise, _encode(files, bytewise, *self.fractions)
-        texts = _texts(files, *self.fractions)
+            return ByteTokenizer(), {**parts}  # which are its ids
+        texts = {split: part.tobytes().decode("utf-8") for split, part in parts.items()}
         tokenizer = self.tokenizer.make(training=lambda: [texts["train"]], corpus=texts.values)
         return tokenizer, {split: tokenizer.encode(text) for split, text in texts.items()}
 
 
-def _encode(files: Sequence[SourceFile], tokenizer: Tokenizer, val: float, test: float) -> dict[str, Ids]:
+def _parts(files: Sequence[SourceFile], val: float, test: float) -> dict[str, NDArray[np.uint8]]:
+    """The bytes of each split, the same for every tokenizer."""
     if len(files) == 1:
-        return split_contiguously(tokenizer.encode_bytes(files[0].data), val, test)
+        return split_contiguously(np.frombuffer(files[0].data, np.uint8), val, test)
     splits = split_by_name(files, val, test)
-    return {split: tokenizer.encode_bytes(b"".join(file.data for file in own)) for split, own in splits.items()}
-
-
-def _texts(files: Sequence[SourceFile], val: float, test: float) -> dict[str, str]:
-    """The text of each split; a single file is cut between characters."""
-    if len(files) == 1:
-        return split_contiguously(files[0].data.decode("utf-8"), val, test)
-    splits = split_by_name(files, val, test)
-    return {split: "".join(file.data.decode("utf-8") for file in own) for split, own in splits.items()}
+    return {split: np.frombuffer(b"".join(file.data for file in own), np.uint8) for split, own in splits.items()}
 
 
 def _corpus(name: str, files: Sequence[SourceFile]) -> Corpus:
