@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import multimode
 from typing import Any
 
 import numpy as np
@@ -91,3 +92,14 @@ def test_the_share_that_a_window_shows_against_counting_and_its_limits() -> None
 def test_the_best_blind_guess_at_a_sorted_sequence_beats_a_symbol_at_random() -> None:
     task = Sorting(symbols=8, **SETTINGS)
     assert 1 / 8 < task.oracle["chance"] < 0.8
+
+
+def test_the_best_blind_guess_is_the_most_frequent_symbol_at_each_place() -> None:
+    """Which of a few sorted symbols is the smallest at the first place, not the one in the middle."""
+    task = Sorting(symbols=64, **{**SETTINGS, "seq_len": 8})
+    val, test = (
+        [[answer for answer in row if answer != IGNORED] for row in task.samples(split)[1].tolist()]
+        for split in ("val", "test")
+    )
+    usual = [min(multimode(place)) for place in zip(*test, strict=True)]
+    assert task.oracle["chance"] == np.mean([np.equal(row, usual) for row in val])
