@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import shutil
 import sys
@@ -20,6 +21,7 @@ from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.tasks.hf_text import HFText, _encode, _within
+from ablab.tasks.hugging_face import _hash_of
 from ablab.tasks.tokenizers import ByteTokenizer
 from ablab.tasks.tokenizers.choice import TokenizerChoice
 from ablab.training.evaluation_data import refuse_seen
@@ -162,6 +164,33 @@ def test_another_file_is_another_corpus(tmp_path: Path) -> None:
     after = hf_text(folder)
     after.setup()
     assert after.corpus.sha256 != before.corpus.sha256
+
+
+def test_files_below_a_link_count_too(tmp_path: Path) -> None:
+    """What save_to_disk wrote is read by its name, wherever that leads."""
+    for place, texts in {"data": TRAIN, "other": TRAIN[1:]}.items():
+        write(tmp_path / place, "disk", {**SPLITS, "train": texts})
+        (tmp_path / place / "train").rename(tmp_path / f"train of {place}")
+    link = tmp_path / "data/train"
+    link.symlink_to(tmp_path / "train of data")
+    (tmp_path / "train of other/back").symlink_to(tmp_path)
+    assert documents(hf_text(tmp_path / "data"), "train") == TRAIN
+    link.unlink()
+    link.symlink_to(tmp_path / "train of other")
+    assert documents(hf_text(tmp_path / "data"), "train") == TRAIN[1:]
+
+
+def test_a_folder_is_known_by_the_names_and_contents_of_its_files(tmp_path: Path) -> None:
+    """Keys of what was kept before hang on it."""
+    files = {"a.txt": b"1", "a/b.txt": b"2", "a/c/.hidden": b"3", ".git/d": b"4", "b": b""}
+    for name, data in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "gone").symlink_to("nowhere")
+    expected = hashlib.sha256()
+    for name in ("a.txt", "a/b.txt", "b"):
+        expected.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(files[name]).digest())
+    assert _hash_of(tmp_path) == expected.hexdigest()
 
 
 def test_byte_pairs_are_of_training_and_end_with_a_token_of_their_own(tmp_path: Path) -> None:

@@ -160,10 +160,8 @@ def _datasets() -> ModuleType:
 def _hash_of(folder: Path) -> str:
     """SHA-256 over the names and contents of the files below the folder that are not hidden, in order."""
     digest = hashlib.sha256()
-    names = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    names = {path.relative_to(folder): path for path in _visible_files(folder)}
     for name in sorted(names, key=Path.as_posix):
-        if any(part.startswith(".") for part in name.parts):
-            continue
         digest.update(hashlib.sha256(name.as_posix().encode("utf-8", errors="surrogateescape")).digest())
         try:
             with names[name].open("rb") as file:
@@ -171,3 +169,12 @@ def _hash_of(folder: Path) -> str:
         except OSError as error:
             raise UserError(f"{names[name]}: cannot be read ({error.strerror})") from error
     return digest.hexdigest()
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    """Those below links to folders, too, which the library follows by name; but for links back to a folder above."""
+    for where, folders, names in os.walk(folder, followlinks=True):
+        here = Path(where)
+        above = {os.path.realpath(each) for each in (here, *here.absolute().parents)}
+        folders[:] = (name for name in folders if os.path.realpath(here / name) not in above and name[0] != ".")
+        yield from (path for name in names if name[0] != "." and (path := here / name).is_file())
