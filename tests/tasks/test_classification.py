@@ -124,6 +124,27 @@ def test_long_texts_are_cut_and_counted(tmp_path: Path, caplog: pytest.LogCaptur
     assert f"{tmp_path}: 1 of 1 val texts are training texts" in caplog.messages
 
 
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (["x", "x "], ("x", "x ")),
+        (["y", "1.0", "1"], ("1", "1.0")),
+        ([" 2", "20e-1"], (" 2", "20e-1")),
+        (["nan ", "nan"], ("nan", "nan ")),
+        (["x", "X", "1", "1.5", "nan", "snan", "12345678901234567890", "12345678901234567891"], None),
+    ],
+)
+def test_labels_that_seem_to_be_one_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, labels: list[str], told: tuple[str, str] | None
+) -> None:
+    rows = [(f"text {number}", label) for number, label in enumerate(labels)]
+    task = task_of(folder_of(tmp_path, train=rows, val=[("another", labels[0])]))
+    task.setup()
+    assert task.labels == sorted(labels)
+    expected = told and [f"{tmp_path}: the labels {told[0]!r} and {told[1]!r} are two: write them alike if they are one"]
+    assert caplog.messages == (expected or [])
+
+
 def test_what_can_be_known_before_training(tmp_path: Path) -> None:
     """The usual label of training; and where equal texts differ in label, the better half."""
     train = [("a", "x"), ("b", "x"), ("c", "y")]

@@ -21,7 +21,7 @@ from ablab.tasks.balance import Balance, UnequalLengths, checked_balance
 from ablab.tasks.base import IGNORED, Batch, TaskSettings, Totals
 from ablab.tasks.batches import Fetch, Rows
 from ablab.tasks.corpus import SourceFile, checked_fractions, fingerprint, unit_hash
-from ablab.tasks.tables import Table, read_tables
+from ablab.tasks.tables import Table, alike, read_tables
 from ablab.tasks.tokenizers import Ids, Tokenizer, tokenizer_from_state
 from ablab.tasks.tokenizers.choice import TokenizerChoice, tokenised
 from ablab.tasks.tokenizers.plain import smallest_dtype
@@ -164,7 +164,7 @@ class Classification(UnequalLengths, SampledTask):
         return splits
 
     def _checked_labels(self, splits: dict[str, list[tuple[str, str]]]) -> list[str]:
-        """Those of the training texts, sorted."""
+        """Those of the training texts, sorted; logs where two of them seem to be one."""
         labels = sorted({label for _, label in splits["train"]})
         if len(labels) < 2:
             raise UserError(f"{self.path}: all training texts have the label {labels[0]}: give texts of two or more")
@@ -175,6 +175,8 @@ class Classification(UnequalLengths, SampledTask):
                     f"{self.path}: the {split} split has the label {min(unknown)}, which no training text has: "
                     "give training texts with it, or leave it out"
                 )
+        if pair := alike(labels):
+            _log.warning("%s: the labels %r and %r are two: write them alike if they are one", self.path, *pair)
         return labels
 
     def _tokenise(self, splits: dict[str, list[tuple[str, str]]]) -> tuple[Tokenizer, dict[str, NDArray[Any]]]:

@@ -8,8 +8,9 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,23 @@ def _label(path: Path, number: int, column: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise UserError(f"{path}: row {number} has no label in {column} (it holds {value!r}): mend it or leave it out")
     return _whole(path, number, column, value)
+
+
+def alike(labels: Iterable[str]) -> tuple[str, str] | None:
+    """Two different labels, the first such, that are one but for spaces around them or how a number is written."""
+    seen: dict[str | Decimal, str] = {}
+    for label in labels:
+        if (other := seen.setdefault(_meant(label), label)) != label:
+            return other, label
+    return None
+
+
+def _meant(label: str) -> str | Decimal:
+    try:
+        number = Decimal(label)
+    except InvalidOperation:
+        return label.strip()
+    return number if number.is_finite() else label.strip()
 
 
 def _whole(path: Path, number: int, column: str, value: str) -> str:
