@@ -117,8 +117,9 @@ def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_any_bytes_may_be_learned_as_bytes(tmp_path: Path) -> None:
-    (tmp_path / "a.bin").write_bytes(b"\xff\0\xfe")
-    assert named(read_path(str(tmp_path / "a.bin"), any_bytes=True)) == {"a.bin": b"\xff\0\xfe"}
+    for data, binary in ((b"\xff\1\xfe", False), (b"\xff\0\xfe", True)):
+        (tmp_path / "a.bin").write_bytes(data)
+        assert named(read_path(str(tmp_path / "a.bin"), any_bytes=True, binary=binary)) == {"a.bin": data}
 
 
 def test_files_are_split_in_the_asked_shares_and_each_once() -> None:
@@ -193,6 +194,7 @@ def test_a_text_is_read_as_such_however_it_is_kept(tmp_path: Path, name: str, da
         ("a.txt.gz", gzipped(b"text")[:-5], "cannot be unpacked .*fetch it again"),
         ("a.txt.gz", b"text", "cannot be unpacked"),
         ("a.txt.xz", b"text", "cannot be unpacked"),
+        ("a.txt", "some text".encode("utf-16-le"), "holds zero bytes: convert it to UTF-8, or .*task.binary=true"),
         ("a.txt", b"\xff\xfea", "begins as utf-16-le, and is none"),
     ],
 )

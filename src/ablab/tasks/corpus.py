@@ -81,7 +81,7 @@ def read_path(path: str, *, any_bytes: bool, binary: bool = False) -> list[Sourc
     are passed over, and how many is logged; a file that links lead to as well is there once.
 
     Args:
-        any_bytes: whether a single file may hold anything, not just UTF-8 text.
+        any_bytes: whether a single file may hold any bytes but zero, not just UTF-8 text.
         binary: take its bytes as they are, packed ones and those of archives, too; else as `text_of` reads them.
 
     Raises:
@@ -93,6 +93,8 @@ def read_path(path: str, *, any_bytes: bool, binary: bool = False) -> list[Sourc
         files = [_read(target, target.parent)]
         if not (any_bytes and binary):
             files = [SourceFile(each.name, text_of(target, each.data)) for each in files]
+            if any_bytes and b"\0" in files[0].data:  # as UTF-16 that does not say so
+                raise UserError(f"{path}: holds zero bytes: convert it to UTF-8, or learn them by task.binary=true")
         if not any_bytes and not _is_text(files[0].data):
             raise UserError(f"{path}: not UTF-8 text: convert it, or use task.tokenizer=bytes")
     elif target.is_dir():
