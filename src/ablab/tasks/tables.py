@@ -145,7 +145,8 @@ def _tab_separated(path: Path, content: str) -> Iterator[Row]:
 
     So a stray one joins no lines: each line is a row then.
     """
-    lines = content.replace("\r\n", "\n").split("\n")
+    old = "\n" not in content  # lines then end as on a Macintosh of old; else such an end is one of a text's characters
+    lines = content.replace("\r" if old else "\r\n", "\n").split("\n")
     csv.field_size_limit(sys.maxsize)  # of a text, which may be long
     try:
         rows = [row for row in csv.reader((f"{line}\n" for line in lines), delimiter="\t", strict=True) if row]
