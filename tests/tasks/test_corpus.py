@@ -81,9 +81,7 @@ def test_a_glob_gives_its_matches(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("pattern", ["x/**/*.txt", "x/**/**/*.txt", "x"])
-def test_a_file_with_several_names_is_there_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
-) -> None:
+def test_a_file_with_several_names_is_there_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
     """Else it would be in training by one name, and in validation by another."""
     (tmp_path / "x/a").mkdir(parents=True)
     (tmp_path / "x/a/one.txt").write_text("one")
@@ -92,6 +90,18 @@ def test_a_file_with_several_names_is_there_once(
     (tmp_path / "x/z.txt").symlink_to("top.txt")
     monkeypatch.chdir(tmp_path)
     assert named(read_path(pattern, any_bytes=True)) == {"a/one.txt": b"one", "top.txt": b"top"}
+
+
+def test_what_runs_write_is_no_text_of_the_folder_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the second run of a study in its own data would learn from the first, or find that they have changed."""
+    for name in ("notes.txt", "my/outputs/notes.txt", "outputs/study/config.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    monkeypatch.chdir(tmp_path)
+    for path in (".", "**/*.txt", str(tmp_path)):
+        assert list(named(read_path(path, any_bytes=True))) == ["my/outputs/notes.txt", "notes.txt"]
+    for path in ("outputs", "outputs/study", "outputs/*/*.txt"):  # which is asked for by its name
+        assert list(named(read_path(path, any_bytes=True)).values()) == [b"outputs/study/config.txt"]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +151,8 @@ def test_adding_files_moves_none() -> None:
 def test_one_file_is_cut_into_head_middle_and_tail(length: int, val: float, test: float) -> None:
     text = (np.arange(length) % 128).astype(np.uint8)  # ASCII
     splits = split_contiguously(text, val, test)
-    assert np.concatenate([splits[name] for name in ("train", "val", "test") if name in splits]).tolist() == text.tolist()
+    joined = np.concatenate([splits[name] for name in ("train", "val", "test") if name in splits])
+    assert joined.tolist() == text.tolist()
     assert ("test" in splits) == (test > 0)
     assert len(splits["train"]) == pytest.approx(length * (1 - val - test), abs=1)
     assert len(splits["val"]) == pytest.approx(length * val, abs=1)

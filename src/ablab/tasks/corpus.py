@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ablab.errors import UserError
 from ablab.tasks.content import text_of
-from ablab.tasks.plain_files import read_plain
+from ablab.tasks.plain_files import once, read_plain
 
 # Of the standard library: what is not its source, and what differs between machines of one Python version.
 _STDLIB_SKIPPED = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"})
@@ -78,7 +78,8 @@ def read_path(path: str, *, any_bytes: bool, binary: bool = False) -> list[Sourc
     """The file `path`, the text files below the folder `path`, or those that match the glob `path`, sorted by name.
 
     A relative path starts at the working directory. In a folder or a glob, hidden files and files that are not text
-    are passed over, and how many is logged; a file that links lead to as well is there once.
+    are passed over, and how many is logged; a file that links lead to as well is there once. What runs write,
+    `outputs` in the working directory, is no part of a folder above it.
 
     Args:
         any_bytes: whether a single file may hold any bytes but zero, not just UTF-8 text.
@@ -215,7 +216,7 @@ def _read_text(path: str, found: Iterable[Path], root: Path) -> list[SourceFile]
     every = list(itertools.islice(found, _MOST_FILES + 1))
     if len(every) > _MOST_FILES:
         raise UserError(f"{path}: more than {_MOST_FILES:,} files: give a folder of texts alone")
-    every = _once(every)
+    every = once(every, root)
     check_sizes(path, every)
     for file in (_read(each, root) for each in every):
         data = _text_of(root / file.name, file.data)
@@ -228,14 +229,6 @@ def _read_text(path: str, found: Iterable[Path], root: Path) -> list[SourceFile]
     if passed_over:
         _log.warning("%s: passed over %d files that are not UTF-8 text", path, passed_over)
     return sorted(kept, key=_name)
-
-
-def _once(paths: Iterable[Path]) -> list[Path]:
-    """Each file by the first of the names that lead to it: by two, it could be in two splits."""
-    first: dict[str, Path] = {}
-    for path in sorted(paths, key=Path.as_posix):
-        first.setdefault(os.path.realpath(path), path)
-    return list(first.values())
 
 
 def _text_of(path: Path, data: bytes) -> bytes | None:

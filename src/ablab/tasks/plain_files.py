@@ -1,10 +1,14 @@
-"""Files as data are read from them: plain ones alone, so that no read waits for what never comes."""
+"""Files as data are read from them: plain ones alone, so that no read waits for what never comes, and each once."""
 
 from __future__ import annotations
 
 import errno
+import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
+
+_OUTPUTS = "outputs"  # of the working directory: where runs write
 
 
 def read_plain(path: Path) -> bytes:
@@ -21,3 +25,15 @@ def check_plain(path: Path) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "no plain file", str(path))
     return status.st_size
+
+
+def once(paths: Iterable[Path], root: Path) -> list[Path]:
+    """Each file by the first of the names that lead to it: by two, it could be in two splits.
+
+    Of a folder above the one that runs write to, none of those: they are more with every run.
+    """
+    first: dict[str, Path] = {}
+    for path in sorted(paths, key=Path.as_posix):
+        first.setdefault(os.path.realpath(path), path)
+    written, below = os.path.realpath(_OUTPUTS) + os.sep, os.path.realpath(root) + os.sep
+    return [path for real, path in first.items() if below.startswith(written) or not real.startswith(written)]

@@ -245,7 +245,7 @@ def _check_evaluations(config: RunConfig, task: Task) -> None:
         subsets = len(task.subsets(split))
         if subsets > 1 and limit and not (share and limit == 1):  # with 0 there is no test at all
             raise UserError(
-                f"trainer.{name}={limit}: {config.chosen('task')} evaluates {subsets} subsets, one after the other, and "
+                f"trainer.{name}={limit}: {config.chosen('task')} evaluates {subsets} subsets, one after another, and "
                 "would end before the last: leave it out, and use task.eval_samples for fewer samples of each"
             )
 
