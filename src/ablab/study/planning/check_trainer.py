@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Timer
 
 from ablab.config import RunConfig
 from ablab.errors import UserError, one_line
+from ablab.tasks.base import Task
 from ablab.training.build import build_strategy
 from ablab.training.compile import check_compiler
 from ablab.training.strategies.base import Parallel, parallel
@@ -38,6 +39,31 @@ def check_trainer(config: RunConfig) -> Parallel:
         raise UserError(f"trainer: {one_line(error)}") from error
     _check_time(trainer, settings.get("max_time"))
     return parallel(strategy)
+
+
+def check_evaluations(config: RunConfig, task: Task) -> None:
+    """Check how many batches are to be evaluated.
+
+    Raises:
+        UserError: so few that there is none, or none of a subset.
+    """
+    loaders = {"val": task.val_dataloader(), "test": task.test_dataloader() if task.primary.split == "test" else []}
+    for split in ("val", "test"):
+        name = f"limit_{split}_batches"
+        limit = config.options["trainer"].get(name)
+        share = isinstance(limit, float)
+        found = loaders[split]
+        for loader in found if isinstance(found, list) else [found]:
+            batches = len(loader)
+            if limit is not None and not (int(batches * limit) if share else limit) > 0:
+                of = f"of {batches} batches none is left, and " if limit else ""
+                raise UserError(f"trainer.{name}={limit}: {of}without an evaluation there is nothing to compare")
+        subsets = len(task.subsets(split))
+        if subsets > 1 and limit and not (share and limit == 1):  # with 0 there is no test at all
+            raise UserError(
+                f"trainer.{name}={limit}: {config.chosen('task')} evaluates {subsets} subsets, one after another, and "
+                "would end before the last: leave it out, and use task.eval_samples for fewer samples of each"
+            )
 
 
 def _check_time(trainer: Trainer, asked: object) -> None:

@@ -17,7 +17,7 @@ from ablab.config.run_config import Compile
 from ablab.config.signature import check_signature
 from ablab.errors import UserError, one_line
 from ablab.model.spec import ClashError
-from ablab.study.planning.check_trainer import check_trainer
+from ablab.study.planning.check_trainer import check_evaluations, check_trainer
 from ablab.tasks.base import Task
 from ablab.training.build import BuiltRun, build_task, made_of
 from ablab.training.build_model import clashing
@@ -98,7 +98,7 @@ class Preflight:
         check_loggers(config.options["logger"])
         built = BuiltRun(config=config, task=task_of(config))
         self._check_shares(config, built.task, strategy)
-        _check_evaluations(config, built.task)
+        check_evaluations(config, built.task)
         built.shapes  # noqa: B018 (it is built here for the first time)
         schedule = self._check_optimizer(config)
         check_averages(config.options["callbacks"], schedule.optimizer, config.trainer.max_steps)
@@ -227,27 +227,6 @@ def check_options(axis: Axis, options: dict[str, Node]) -> None:
                 raise UserError(f"{name}.{key}: {refused[key]}")
         own = {key: value for key, value in option.items() if key not in axis.beside}
         check_signature(name, own, (*axis.supplied, *refused))
-
-
-def _check_evaluations(config: RunConfig, task: Task) -> None:
-    """Raises UserError where so few batches are to be evaluated that there is none, or none of a subset."""
-    loaders = {"val": task.val_dataloader(), "test": task.test_dataloader() if task.primary.split == "test" else []}
-    for split in ("val", "test"):
-        name = f"limit_{split}_batches"
-        limit = config.options["trainer"].get(name)
-        share = isinstance(limit, float)
-        found = loaders[split]
-        for loader in found if isinstance(found, list) else [found]:
-            batches = len(loader)
-            if limit is not None and not (int(batches * limit) if share else limit) > 0:
-                of = f"of {batches} batches none is left, and " if limit else ""
-                raise UserError(f"trainer.{name}={limit}: {of}without an evaluation there is nothing to compare")
-        subsets = len(task.subsets(split))
-        if subsets > 1 and limit and not (share and limit == 1):  # with 0 there is no test at all
-            raise UserError(
-                f"trainer.{name}={limit}: {config.chosen('task')} evaluates {subsets} subsets, one after another, and "
-                "would end before the last: leave it out, and use task.eval_samples for fewer samples of each"
-            )
 
 
 def _check_seed(config: RunConfig) -> None:
