@@ -20,12 +20,12 @@ from ablab.report.declared import declared_comparison
 from ablab.results import kept
 from ablab.results.collect import collect
 from ablab.results.curves import CurveCache
-from ablab.results.find import find_records
+from ablab.results.find import find_records, record_files, trial_files
 from ablab.results.interim import INTERIM_FILE, count_interim_analysis
 from ablab.results.keep import keep
 from ablab.results.record import Record
 from ablab.results.restore import restore
-from ablab.results.store import METRICS_FILE, PLAN_FILE, RECORD_FILE, as_record, write_record
+from ablab.results.store import METRICS_FILE, PLAN_FILE, RECORD_FILE, as_record, read_record, write_record
 
 PLAN = {
     "schema": 1,
@@ -410,6 +410,19 @@ def test_a_restored_study_is_the_one_that_was_kept(tuned: Path, file: Path, tmp_
 def test_a_folder_is_not_restored(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a folder; this takes a file of kept results"):
         restore(folder, tmp_path / "again")
+
+
+def test_a_study_that_was_stopped_while_it_tuned_has_trials_alone(tuned: Path, file: Path, tmp_path: Path) -> None:
+    for path in record_files(tuned):
+        shutil.rmtree(path.parent)
+    with pytest.raises(UserError, match="no runs here"):
+        keep(tuned, file)
+    assert keep(tuned, file, trials=True).startswith(f"{file}: 0 runs and 2 trials, ")
+    with pytest.raises(UserError, match="holds trials alone, and no runs yet: go on with it by `ablab restore`"):
+        list(find_records([file]))
+    assert restore(file, tmp_path / "again") == f"{tmp_path / 'again'}: 0 runs and 2 trials"
+    kept, again = ([read_record(path) for path in trial_files(each)] for each in (tuned, tmp_path / "again"))
+    assert kept == again
 
 
 def test_trials_of_each_study_below_a_folder_are_kept(tuned: Path, file: Path) -> None:

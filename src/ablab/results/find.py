@@ -27,7 +27,9 @@ def find_records(places: Iterable[Path]) -> Iterator[tuple[Path, Record]]:
         if os.path.isfile(place):  # Path's own raises for names that are too long and for parents out of reach
             if (file := _identity(place)) not in found:
                 found.add(file)
-                yield from ((place / folder, record) for folder, record in read_kept(place).records.items())
+                if not (kept := read_kept(place).records):
+                    raise UserError(f"{place}: holds trials alone, and no runs yet: go on with it by `ablab restore`")
+                yield from ((place / folder, record) for folder, record in kept.items())
             continue
         for path in record_files(place):
             if (file := _identity(path)) not in found:  # a sweep and one of its runs may both be named
@@ -37,9 +39,12 @@ def find_records(places: Iterable[Path]) -> Iterator[tuple[Path, Record]]:
                 yield path.parent, record
 
 
-def record_files(folder: Path) -> list[Path]:
+def record_files(folder: Path, *, some: bool = True) -> list[Path]:
     """Return the records' files below `folder` in the order of their paths, without those of runs that are no part of
     what is compared.
+
+    Args:
+        some: there must be one.
 
     Raises:
         UserError: there is no such folder, part of it cannot be read, or it holds no record.
@@ -47,7 +52,7 @@ def record_files(folder: Path) -> list[Path]:
     if not os.path.isdir(folder):
         raise UserError(why_no_folder(folder))
     files = _record_files(folder)
-    if files:
+    if files or not some:
         return files
     if kept := sorted(path.name for path in folder.glob(f"*{SUFFIX}")):
         raise UserError(f"{folder}: holds no runs, but files of kept results ({', '.join(kept)}): name those")

@@ -28,13 +28,13 @@ def keep(folder: Path, file: Path, *, trials: bool = False) -> str:
         trials: also the runs by which settings were chosen or speeds measured.
 
     Raises:
-        UserError: no runs below `folder`, one of them cannot be read, or `file` cannot be written or is another's.
+        UserError: neither runs below `folder` nor trials that are asked for, one cannot be read, or `file` cannot be
+            written or is another's.
     """
-    paths = record_files(folder)
-    runs = [_run(path, folder) for path in paths]
+    tried = trial_files(folder) if trials else []
+    paths = record_files(folder, some=not tried)  # of a study that was stopped while it tuned there are trials alone
+    runs = [_run(path, folder) for path in paths] + [_run(path, folder, trial=True) for path in tried]
     analyses = interim_analyses_of(path.parent for path in paths)
-    if trials:
-        runs += [_run(path, folder, trial=True) for path in trial_files(folder)]
     write_kept(file, {"interim_analyses": [asdict(each) for each in analyses], "plan": _plan(folder)}, runs)
     curves, evaluations = sum(run.curves is not None for run in runs), sum(len(run.evaluations) for run in runs)
     elsewhere = f", {evaluations} evaluations elsewhere" if evaluations else ""
