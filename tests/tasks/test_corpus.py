@@ -88,6 +88,7 @@ def test_a_file_with_several_names_is_there_once(tmp_path: Path, monkeypatch: py
     (tmp_path / "x/top.txt").write_text("top")
     (tmp_path / "x/latest").symlink_to("a")
     (tmp_path / "x/z.txt").symlink_to("top.txt")
+    (tmp_path / "x/zz.txt").hardlink_to(tmp_path / "x/top.txt")
     monkeypatch.chdir(tmp_path)
     assert named(read_path(pattern, any_bytes=True)) == {"a/one.txt": b"one", "top.txt": b"top"}
 
@@ -100,6 +101,9 @@ def test_what_runs_write_is_no_text_of_the_folder_above(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     for path in (".", "**/*.txt", str(tmp_path)):
         assert list(named(read_path(path, any_bytes=True))) == ["my/outputs/notes.txt", "notes.txt"]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/linked.txt").symlink_to(tmp_path / "outputs/study/config.txt")
+    assert list(named(read_path("data", any_bytes=True))) == ["linked.txt"]
     for path in ("outputs", "outputs/study", "outputs/*/*.txt"):  # which is asked for by its name
         assert list(named(read_path(path, any_bytes=True)).values()) == [b"outputs/study/config.txt"]
 

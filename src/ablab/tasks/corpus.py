@@ -94,8 +94,9 @@ def read_path(path: str, *, any_bytes: bool, binary: bool = False) -> list[Sourc
         files = [_read(target, target.parent)]
         if not (any_bytes and binary):
             files = [SourceFile(each.name, text_of(target, each.data)) for each in files]
-            if any_bytes and b"\0" in files[0].data:  # as UTF-16 that does not say so
-                raise UserError(f"{path}: holds zero bytes: convert it to UTF-8, or learn them by task.binary=true")
+            if b"\0" in files[0].data:  # as UTF-16 that does not say so
+                how = "task.binary=true" if any_bytes else "task.tokenizer=bytes task.binary=true"
+                raise UserError(f"{path}: holds zero bytes: convert it to UTF-8, or learn them by {how}")
         if not any_bytes and not _is_text(files[0].data):
             raise UserError(f"{path}: not UTF-8 text: convert it, or use task.tokenizer=bytes")
     elif target.is_dir():

@@ -28,12 +28,23 @@ def check_plain(path: Path) -> int:
 
 
 def once(paths: Iterable[Path], root: Path) -> list[Path]:
-    """Each file by the first of the names that lead to it: by two, it could be in two splits.
+    """Each file by the first of the names that lead to it, links of both kinds among them: by two, it could be in two
+    splits.
 
     Of a folder above the one that runs write to, none of those: they are more with every run.
     """
-    first: dict[str, Path] = {}
+    first: dict[object, Path] = {}
     for path in sorted(paths, key=Path.as_posix):
-        first.setdefault(os.path.realpath(path), path)
-    written, below = os.path.realpath(_OUTPUTS) + os.sep, os.path.realpath(root) + os.sep
-    return [path for real, path in first.items() if below.startswith(written) or not real.startswith(written)]
+        first.setdefault(_identity(path), path)
+    written, below = (os.path.join(os.path.realpath(each), "") for each in (_OUTPUTS, root))
+    if written == below or not written.startswith(below):
+        return [*first.values()]
+    return [path for path in first.values() if not os.path.realpath(path).startswith(written)]
+
+
+def _identity(path: Path) -> object:
+    try:
+        file = path.stat()
+    except OSError:  # it cannot be read either, and that is said
+        return path
+    return (file.st_dev, file.st_ino) if file.st_ino else os.path.realpath(path)
