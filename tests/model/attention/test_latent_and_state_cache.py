@@ -194,3 +194,7 @@ def test_a_state_has_no_places_wherever_a_cache_keeps_it() -> None:
     assert Named(keys).places(9)
     assert not Named(keys).places(10)
     assert not Named(keys, torch.zeros(2, 3)).places(9)
+    listed = LayerCache()
+    listed.states = [{"first": torch.zeros(2, 3)}]  # type: ignore[attr-defined]
+    assert not listed.places(9)
+    assert len(listed.mark()) == 1

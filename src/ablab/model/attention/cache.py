@@ -6,7 +6,7 @@ at positions 0, 1, ... whatever the others have, as they would if it were alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -66,7 +66,7 @@ class LayerCache:
 
     def tensors(self) -> Iterator[Tensor]:
         """All of them."""
-        for each in vars(self).values():
+        for each in _leaves(vars(self)):
             if isinstance(each, Tensor):
                 yield each
             elif isinstance(each, LayerCache | Slots):
@@ -79,7 +79,7 @@ class LayerCache:
 
     def places(self, capacity: int) -> bool:
         """Whether each of `capacity` tokens has a place of its own, which no later pass looks at once it is gone."""
-        parts = [each for each in vars(self).values() if isinstance(each, LayerCache | Slots)]
+        parts = [each for each in _leaves(vars(self)) if isinstance(each, LayerCache | Slots)]
         placed = {id(tensor) for each in parts for tensor in each.tensors()}
         return all(each.places(capacity) for each in parts) and all(id(tensor) in placed for tensor in self.tensors())
 
@@ -91,6 +91,17 @@ class LayerCache:
         """Let samples (N,) have again what they had when `mark` was made."""
         for each, kept in zip(self.tensors(), mark, strict=True):
             each[samples] = kept[samples]
+
+
+def _leaves(value: object) -> Iterator[object]:
+    """What is in dicts and lists, of any depth."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for each in value:
+            yield from _leaves(each)
+    else:
+        yield value
 
 
 class Slots:
