@@ -12,6 +12,7 @@ from ranks import interrupt
 from test_resume import assert_same, left_behind
 
 from ablab.config import RunConfig
+from ablab.results.store import RECORD_FILE
 from ablab.study.supervision.supervisor import supervise
 
 pytestmark = pytest.mark.usefixtures("_costs_are_known")
@@ -34,3 +35,15 @@ def test_stopped_and_gone_on(tiny_config: Callable[..., RunConfig], tmp_path: Pa
     interrupt(config, tmp_path / "parts", step=9)
     assert supervise(config, tmp_path / "parts", lambda step, steps, shown: None).status == "ok"
     assert_same(left_behind(tmp_path / "parts"), left_behind(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+def test_killed_before_its_record(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    """When all is trained; what processes told of themselves is told again."""
+    config = tiny_config(*STEPS, "strategy=local_sgd", "strategy.period=4", "strategy.warmup_steps=1")
+    assert supervise(config, tmp_path, lambda step, steps, shown: None).status == "ok"
+    before = left_behind(tmp_path)
+    assert {"strategy/meetings", "strategy/replica_spread"} <= before["mechanism"].keys()
+    (tmp_path / RECORD_FILE).unlink()
+    assert supervise(config, tmp_path, lambda step, steps, shown: None).status == "ok"
+    assert_same(left_behind(tmp_path), before)

@@ -109,6 +109,7 @@ class LocalUpdates(Replicas):
         return {
             "weights": [tensor.detach() for tensor in weights],
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "spread": self._spread,
         }
 
     def load_own_state(self, states: list[StateDict], rank: int) -> None:
@@ -118,6 +119,7 @@ class LocalUpdates(Replicas):
                 f"{dist.get_world_size()} processes: go on with trainer.devices={len(states)}"
             )
         self._replica = move_data_to_device(states[rank]["weights"], self.root_device)
+        self._spread = states[rank].get("spread")  # of before there was one: None
         for optimizer, state in zip(self.optimizers, states[rank]["optimizers"], strict=True):
             optimizer.load_state_dict(state)
 
