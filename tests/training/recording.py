@@ -29,6 +29,13 @@ class Recorder(Callback):
         return {"recorded": True} if name == "state_dict" else None
 
 
+class LogsAtTheStart(Callback):
+    """Logs by the module as training starts."""
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        module.log("mine", 1.0)
+
+
 class Losses(Callback):
     """Writes the loss of each batch, as a callback is given it, to a file of this process."""
 

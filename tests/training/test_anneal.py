@@ -19,6 +19,7 @@ from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import ANNEAL_FOLDER, CHECKPOINT_FOLDER, METRICS_FILE
 from ablab.study.planning.preflight import Preflight
+from ablab.training import anneal as annealing
 from ablab.training import trainer as trainers
 from ablab.training.callbacks import Curves
 from ablab.training.schedules.decay import warmup_stable_decay
@@ -99,6 +100,22 @@ def test_it_goes_on_whenever_it_was_ended(tiny_config: TinyConfig, tmp_path: Pat
         again = run(config, folder)
         assert (again.status, again.annealed, again.metrics) == ("ok", whole.annealed, whole.metrics), moment
         assert not (folder / CHECKPOINT_FOLDER / ANNEAL_FOLDER).exists()
+
+
+def test_one_that_was_ended_behind_its_last_step_is_tested_on_its_averaged_weights(
+    tiny_config: TinyConfig, tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (*STABLE, SHARES, "callbacks=ema", "callbacks.ema.decay=0.9", "task.test_fraction=0.1")
+    config = tiny_config(*words, "trainer.val_check_interval=2")
+    whole = run(config, tmp_path / "whole")
+
+    def ended(*_: Any) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(annealing, "evaluate", ended)
+        assert run(config, tmp_path / "run").status == "failed"
+    assert run(config, tmp_path / "run").annealed == whole.annealed
 
 
 def test_one_that_was_begun_goes_on_from_where_it_was(tiny_config: TinyConfig, tmp_path: Path, run: Any) -> None:

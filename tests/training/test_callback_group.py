@@ -201,6 +201,29 @@ def test_until_a_step_counts_what_is_trained_is_evaluated(tiny_config: TinyConfi
     assert losses["mean"][0] == losses["none"][0] != losses["mean"][1]
 
 
+@pytest.mark.parametrize("kind", ["ablab.training.averaging", "lightning.pytorch.callbacks"])
+def test_an_average_of_no_step_is_told(kind: str, tiny_config: TinyConfig, run: Run, tmp_path: Path) -> None:
+    """And the checkpoint has the trained weights twice, for a fork to change each."""
+    late = {"_target_": f"{kind}.EMAWeightAveraging", "update_starting_at_step": 6}
+    config = tiny_config("trainer.max_steps=6")
+    record = run(replace(config, options=config.options | {"callbacks": {"mine": late}}), tmp_path)
+    assert record.notes == ["EMAWeightAveraging: none of the 6 steps is one that it averages"]
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["state_dict"] is not saved["current_model_state"]
+
+
+def test_a_finished_run_gets_its_record_whatever_callbacks_do(
+    tiny_config: TinyConfig, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was killed before that, and theirs may need what Lightning has only while it trains."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    config = tiny_config("trainer.max_steps=2", "+callbacks.mine._target_=recording.LogsAtTheStart")
+    for _ in range(2):
+        record = run(config, tmp_path)
+        assert record.status == "ok", record.reason
+        (tmp_path / "record.json").unlink()
+
+
 def test_the_last_checkpoint_has_what_was_trained(tiny_config: TinyConfig, run: Run, tmp_path: Path) -> None:
     """Also where the last step is evaluated when the model has the average already: another run goes on from it."""
     steps = "trainer.max_steps=5", "trainer.val_check_interval=2"
@@ -324,8 +347,8 @@ MINE = "+callbacks.mine._target_"
             "logging_interval=epoch: a run has no epochs",
         ),
         (
-            ["callbacks=ema", "callbacks.ema.update_starting_at_step=100", "trainer.max_steps=100"],
-            "callbacks.ema: averages from step 101 on, of 100 in all: nothing would be averaged",
+            ["callbacks=[ema,weight_averaging]"],
+            "callbacks.weight_averaging: averages weights, as callbacks.ema does, and each would go on from",
         ),
         (["callbacks=ema", "callbacks.ema.update_every_n_steps=0"], "update_every_n_steps=0: must be 1 or more"),
         (["callbacks=ema", "callbacks.ema.decay=1.5"], "decay=1.5: must be at least 0, and below 1"),

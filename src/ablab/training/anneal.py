@@ -36,7 +36,7 @@ from ablab.training.checkpoint_files import OWN
 from ablab.training.checkpoint_list import LAST, Origin, newest_whole
 from ablab.training.schedules.decay import Branch, Branching
 from ablab.training.strategies.base import parallel
-from ablab.training.trainer import build_module, build_trainer, evaluate
+from ablab.training.trainer import begin_and_end, build_module, build_trainer, evaluate
 from ablab.training.watchers import Watchers
 from ablab.training.world import world
 
@@ -204,6 +204,8 @@ def _made(
     metrics, note = None, ""
     try:
         trainer.fit(module, datamodule=task, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
+        if checkpoint and checkpoint.step >= branch.steps:
+            begin_and_end(trainer, module)
         if trainer.global_step == branch.steps:
             metrics = evaluate(trainer, module, task)
         else:

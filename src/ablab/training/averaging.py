@@ -20,7 +20,7 @@ class WeightAveraging(callbacks.WeightAveraging):
     copied: their average, cut off, is another table.
 
     Args:
-        device: on which the average lies; None: beside the model.
+        device: on which the average lies; None: where the model is built, on the CPU.
     """
 
     def __init__(self, *, device: torch.device | str | int | None = None) -> None:
@@ -58,7 +58,7 @@ class WeightAveraging(callbacks.WeightAveraging):
         if self._trained is not None:
             checkpoint["current_model_state"] = self._trained
         if not self.has_begun:
-            checkpoint["state_dict"] = checkpoint["current_model_state"]
+            checkpoint["state_dict"] = dict(checkpoint["current_model_state"])  # apart, as a fork writes to both
 
 
 class EMAWeightAveraging(WeightAveraging):
@@ -99,7 +99,3 @@ class EMAWeightAveraging(WeightAveraging):
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         return step_idx is not None and step_idx >= self.start and step_idx % self.every == 0
-
-    def first_update(self) -> int:
-        """The step, from 1, that is the first to count."""
-        return -(-self.start // self.every) * self.every + 1

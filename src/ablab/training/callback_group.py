@@ -107,23 +107,33 @@ def check_callbacks(nodes: Node, strategy: Parallel) -> None:
             )
 
 
-def check_averages(nodes: Node, optimizer: Optimizer, steps: int) -> None:
-    """Check callbacks that average the weights against what a run of so many steps trains them with.
+def check_averages(nodes: Node, optimizer: Optimizer) -> None:
+    """Check callbacks that average the weights against each other, and against the optimizer that trains them.
 
     Raises:
-        UserError: one would average nothing, or what the optimizer averages itself.
+        UserError: there are several, or the optimizer averages weights itself.
     """
-    for name, callback in zip(nodes, build_callbacks(nodes), strict=True):
-        if isinstance(callback, WeightAveraging) and hasattr(optimizer, "eval"):
-            raise UserError(
-                f"callbacks.{name}: averages the weights that are trained, and {type(optimizer).__name__} evaluates an "
-                "average of its own: leave one of them out"
-            )
-        first = getattr(callback, "first_update", lambda: 1)()
-        if isinstance(callback, WeightAveraging) and first > steps:
-            raise UserError(
-                f"callbacks.{name}: averages from step {first:,} on, of {steps:,} in all: nothing would be averaged"
-            )
+    callbacks = zip(nodes, build_callbacks(nodes), strict=True)
+    averages = [name for name, each in callbacks if isinstance(each, WeightAveraging)]
+    if len(averages) > 1:
+        raise UserError(
+            f"callbacks.{averages[1]}: averages weights, as callbacks.{averages[0]} does, and each would go on from "
+            "the average of the other: leave one of them out"
+        )
+    if averages and hasattr(optimizer, "eval"):
+        raise UserError(
+            f"callbacks.{averages[0]}: averages the weights that are trained, and {type(optimizer).__name__} evaluates "
+            "an average of its own: leave one of them out"
+        )
+
+
+def unaveraged(callbacks: Collection[Callback], steps: int) -> list[str]:
+    """What the record of a run of so many steps should say of averages that none of them is in."""
+    return [
+        f"{type(each).__name__}: none of the {steps:,} steps is one that it averages"
+        for each in callbacks
+        if isinstance(each, WeightAveraging) and not any(each.should_update(step_idx=step) for step in range(steps))
+    ]
 
 
 def check_monitors(nodes: Node, metrics: Collection[str] | None) -> None:

@@ -32,7 +32,7 @@ from ablab.tasks.base import Task
 from ablab.training.anneal import BranchPoints, anneal, branches_of, tidy
 from ablab.training.begin import changed_data, new_record, now, set_aside_before
 from ablab.training.build import BuiltRun
-from ablab.training.callback_group import build_callbacks
+from ablab.training.callback_group import build_callbacks, unaveraged
 from ablab.training.callbacks import Heartbeat, LateLoss, Mechanisms, Progress, ReportProgress, seed_everything_else
 from ablab.training.checkpoint_list import Found, Origin, newest_whole
 from ablab.training.compile import compile_notes, told
@@ -199,6 +199,7 @@ def _train(
     strategy = parallel(trainer.strategy)
     steps = config.trainer.max_steps
     record.notes += strategy.notes(steps) + idle_position(built.shapes) + unchosen(built.shapes, steps)
+    record.notes += unaveraged(theirs, steps)
     record.notes += compile_notes(built.shapes, config.trainer.compile)
     seed_everything_else(config.seed, strategy.dp_rank(trainer.global_rank))
     module = build_module(built) if seat is None else seat.build_module(built)

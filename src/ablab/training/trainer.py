@@ -12,7 +12,7 @@ from typing import Any
 
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ProgressBar, WeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
@@ -202,13 +202,16 @@ def build_module(built: BuiltRun) -> TrainingModule:
 def begin_and_end(trainer: Trainer, module: TrainingModule) -> None:
     """Begin and end the training of a run that went on from its last step, where Lightning does neither.
 
-    What a checkpoint has is taken up as training begins, and averaged weights become the model's as it ends.
+    What a checkpoint has is taken up as training begins, and averaged weights become the model's as it ends. Callbacks
+    of somebody's own are left out: outside of Lightning's loop their hooks may do what only works within.
     """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        callback.on_train_start(trainer, module)
-    module.on_train_start()
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        callback.on_train_end(trainer, module)
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if isinstance(callback, Watchers | Checkpoints):
+            callback.on_train_start(trainer, module)
+    for callback in callbacks:
+        if isinstance(callback, Watchers | WeightAveraging):
+            callback.on_train_end(trainer, module)
     module.on_train_end()
 
 

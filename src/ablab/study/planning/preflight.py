@@ -101,7 +101,6 @@ class Preflight:
         check_evaluations(config, built.task)
         built.shapes  # noqa: B018 (it is built here for the first time)
         schedule = self._check_optimizer(config)
-        check_averages(config.options["callbacks"], schedule.optimizer, config.trainer.max_steps)
         self._check_strategy(built, strategy)
         self._check_gradients(config, strategy, schedule)
         return built
@@ -152,6 +151,7 @@ class Preflight:
             axis = "schedule"
             schedule: LRScheduler = instantiate(config.options["schedule"], _convert_="all")(optimizer)
             _take_steps(optimizer, schedule, min(3, config.trainer.max_steps))
+            check_averages(config.options["callbacks"], optimizer)
             if not any(group["initial_lr"] for group in optimizer.param_groups):
                 raise UserError("optimizer.lr=0: no step would change anything; give a learning rate above 0")
             _check_branches(schedule, config.trainer.max_steps)
