@@ -19,6 +19,7 @@ from ablab.export.write import transformers_config
 
 WINDOWS = "attention.layers="
 EXPERTS_OF_V2 = "{moe:{n_experts:16,top_k:4,n_shared:2,score:softmax,renormalise:false,group_best:1,bias_speed:0.0}}"
+WIDER = EXPERTS_OF_V2.replace("}}", ",d_expert:33}}")
 
 TinyConfig = Callable[..., RunConfig]
 
@@ -48,6 +49,12 @@ def test_versions_of_transformers_that_know_no_rope_parameters_have_the_base_of_
     assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 500.0
 
 
+@pytest.mark.parametrize(("units", "said"), [(48, None), (50, "eager")])
+def test_experts_of_odd_sizes_are_computed_one_by_one(units: int, said: str | None, tiny_config: TinyConfig) -> None:
+    trained = as_trained(tiny_config("recipe=gpt_oss", "model.n_layers=2", f"feed_forward.d_expert={units}"))
+    assert transformers_config(trained)[1].get("experts_implementation") == said
+
+
 @pytest.mark.parametrize("recipe", COUNTERPARTS)
 def test_every_key_that_may_differ_differs_somewhere(recipe: str, tiny_config: TinyConfig) -> None:
     """Else nobody has looked whether `config.json` says it."""
@@ -62,6 +69,18 @@ def test_every_key_that_may_differ_differs_somewhere(recipe: str, tiny_config: T
     ("overrides", "words"),
     [
         (["recipe=gpt2", "activation=gelu"], "GPT2LMHeadModel of .* express activation=gelu: there it is gelu_tanh"),
+        (
+            ["recipe=deepseek_v2", "attention.layers=[{mla:{q_rank:32}},{mla:{q_rank:32,kv_rank:8}}]"],
+            "DeepseekV2ForCausalLM .* attention.kv_rank=8: there it is the null of other layers in all of them",
+        ),
+        (
+            ["recipe=deepseek_v2", "attention.layers=[{mla:{q_rank:32,rope_size:4}},{mla:{q_rank:32,rope_size:8}}]"],
+            "attention.rope_size=8: there it is the 4 of other layers in all of them",
+        ),
+        (
+            ["recipe=deepseek_v2", "feed_forward.first=[]", f"feed_forward.layers=[{EXPERTS_OF_V2},{WIDER}]"],
+            r"feed_forward\.d_expert=33: there it is the null of other layers",
+        ),
         (["recipe=llama", "attention=lsh"], "LlamaForCausalLM .* attention=lsh: there it is full"),
         (["recipe=llama", "attention.softcap=30.0"], r"attention\.softcap=30\.0: there it is null"),
         (["recipe=llama", "position.share=0.5"], r"position\.share=0\.5: there it is 1\.0"),

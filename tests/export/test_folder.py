@@ -23,6 +23,7 @@ from ablab.export.write import export_run, write_trained
 from ablab.results.find import record_files
 from ablab.results.record import Record
 from ablab.tasks.tokenizers import SubwordTokenizer
+from ablab.training.restore import load_run
 
 pytest.importorskip("safetensors", reason="the extra `export` is not installed")
 
@@ -79,6 +80,11 @@ def test_it_says_what_it_is_of(copied: Path) -> None:
     assert info["config"]["axes"]["norm"] == "layer"
     tokens = json.loads((folder / "vocabulary.json").read_text())["tokens"]
     assert load(folder).task().encode("".join(tokens)).tolist() == list(range(len(tokens)))
+
+
+def test_a_device_that_is_not_there_is_named(copied: Path) -> None:
+    with pytest.raises(UserError, match="device=nowhere: "):
+        load_run(copied, device="nowhere")
 
 
 def test_the_command_writes_and_replaces(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,6 +45,17 @@ def test_transformers_opens_it_and_gives_the_same_logits(
                 assert (own - its(input_ids=ids, use_cache=False).logits).abs().max() <= tolerance
 
 
+@pytest.mark.parametrize("recipe", ["gpt_oss", "deepseek_v2", "deepseek_v3", "qwen3_next"])
+def test_it_generates_as_it_is_opened(recipe: str, tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    """By what the folder says alone, whatever transformers takes for experts."""
+    trained = as_trained(config_of(recipe, 0, tiny_config))
+    write_trained(trained, "transformers", tmp_path / "model")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    ids = torch.tensor([[1, 2, 3]])
+    found = theirs.generate(ids, max_new_tokens=8, do_sample=False)
+    assert found.tolist() == trained.model.generate(ids, max_new_tokens=8).tolist()
+
+
 def test_transformers_cuts_texts_as_the_run_does(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
     trained = as_trained(config_of("llama", 0, tiny_config))
     write_trained(trained, "transformers", tmp_path / "model")

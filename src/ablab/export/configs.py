@@ -51,6 +51,7 @@ def llama(model: Transformer, settings: ModelSettings) -> Node:
 
 
 def gpt_oss(model: Transformer, settings: ModelSettings) -> Node:
+    _one_size(settings, "feed_forward.d_expert")
     windowed = [isinstance(block.attention.core, WindowedAttention) for _, block in model.layers()]
     return {
         "model_type": "gpt_oss",
@@ -66,6 +67,7 @@ def gpt_oss(model: Transformer, settings: ModelSettings) -> Node:
 
 
 def qwen3_next(model: Transformer, settings: ModelSettings) -> Node:
+    _one_size(settings, "attention.key_size", "attention.value_size", "feed_forward.d_expert")
     layers = [block.attention for _, block in model.layers()]
     recurrent = next((each for each in layers if isinstance(each, GatedDeltaNet)), None)
     if recurrent is None:
@@ -106,6 +108,7 @@ def deepseek_v32(model: Transformer, settings: ModelSettings) -> Node:
 
 def deepseek_v4(model: Transformer, settings: ModelSettings) -> Node:
     _require(settings, "attention.q_rank", "attention.output_rank")
+    _one_size(settings, "attention.rope_size", "feed_forward.d_expert")
     layers = ["sparse" if isinstance(b.attention, CompressedSparseAttention) else "heavy" for _, b in model.layers()]
     head, rotated = _width(model) // model.n_heads, _rotated(model)
     rotations = {"main": 10000.0, "compress": settings.one("attention.rope_base")}
@@ -133,6 +136,17 @@ def deepseek_v4(model: Transformer, settings: ModelSettings) -> Node:
         "scoring_func": "sqrtsoftplus",
         "swiglu_limit": settings.one("activation.limit"),
     }
+
+
+def loops(model: Transformer, config: Node) -> Node:
+    """That experts are computed one by one, where transformers could not by itself; nothing for other models.
+
+    Products of groups, which it takes, ask that rows be a multiple of 16 bytes long, 8 numbers in half precision.
+    """
+    if not mixtures(model):
+        return {}
+    units = int(config["moe_intermediate_size"] if "moe_intermediate_size" in config else config["intermediate_size"])
+    return {"experts_implementation": "eager"} if units % 8 or _width(model) % 8 else {}
 
 
 def _tokens(model: Transformer) -> Node:
@@ -178,6 +192,7 @@ def _latent(model: Transformer, settings: ModelSettings) -> Node:
     dense = [not isinstance(block.feed_forward, MixtureOfExperts) for _, block in model.layers()]
     if dense != sorted(dense, reverse=True):
         raise Inexpressible("feed_forward", "dense behind experts", "dense layers in front of all others")
+    _one_size(settings, "attention.kv_rank", "attention.rope_size", "feed_forward.d_expert")
     rank = attention.get_submodule("latent.0").get_parameter("weight").shape[0]
     units = routed_units(model)
     return {
@@ -238,6 +253,12 @@ def _require(settings: ModelSettings, *keys: str) -> None:
     for key in keys:
         if settings.one(key) is None:
             raise Inexpressible(key, None, "a number")
+
+
+def _one_size(settings: ModelSettings, *keys: str) -> None:
+    """Raises Inexpressible where layers differ in a size that is read off one of them."""
+    for key in keys:
+        settings.one(key)
 
 
 def _width(model: Transformer) -> int:

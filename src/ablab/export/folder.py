@@ -17,7 +17,7 @@ from ablab.results.run_folder import as_config
 from ablab.results.store import EXPORT_FILES, below, parse_json, replacing_folder
 from ablab.tasks.base import Task
 from ablab.training.build_option import build_option
-from ablab.training.restore import DAMAGE, admit_model, rebuild
+from ablab.training.restore import DAMAGE, admit_model, moved, rebuild
 
 WEIGHTS_FILE = "model.safetensors"
 # What says of an export what it is: the second, or the first where the second is that of transformers.
@@ -122,4 +122,4 @@ def read_export(folder: Path, trust: bool = False, device: str = "cpu") -> tuple
         model = rebuild(config, task, remembered, lambda made: library.load_model(made, str(folder / WEIGHTS_FILE)))
     except damage as error:
         raise UserError(f"{folder}: a damaged export, or one of another run ({one_line(error)})") from error
-    return model.to(device), task
+    return moved(model, device), task

@@ -8,6 +8,7 @@ from typing import Literal
 
 from ablab.config import Node
 from ablab.errors import UserError
+from ablab.export.configs import loops
 from ablab.export.counterparts import Counterpart, nearest_counterpart
 from ablab.export.folder import CONFIG_FILE, VOCABULARY_FILE, Save, safetensors, target_of, write_folder
 from ablab.export.settings import Inexpressible, ModelSettings
@@ -81,7 +82,7 @@ def transformers_config(trained: Trained) -> tuple[Counterpart, Node]:
             "writes any model"
         ) from error
     dtype = str(trained.model.head.weight.dtype).removeprefix("torch.")
-    return counterpart, {"architectures": [counterpart.model], "dtype": dtype, **config}
+    return counterpart, {"architectures": [counterpart.model], "dtype": dtype, **config, **loops(trained.model, config)}
 
 
 def _require_next_tokens(trained: Trained) -> None:
