@@ -109,6 +109,18 @@ def test_a_limit_of_the_run_leaves_out_no_subset(
     assert "test_accuracy/seq_len=48,pairs=4" in found.metrics
 
 
+def test_batches_that_a_limit_counts_are_those_of_the_run(
+    tiny_config: TinyConfig, run: Callable[..., Record], tmp_path: Path
+) -> None:
+    """Else one name had two values."""
+    record = run(tiny_config("trainer.limit_val_batches=1"), tmp_path)
+    assert record.status == "ok"
+    with pytest.raises(UserError, match=r"task\.eval_batch_size=2: the run has trainer\.limit_val_batches=1, of its"):
+        evaluate(tmp_path, overrides="task.eval_batch_size=2")
+    [found] = evaluate(tmp_path)
+    assert found.evaluated == record.evaluated
+
+
 @pytest.mark.parametrize("setting", ["optimizer=schedule_free", "trainer.precision=bf16-true"])
 def test_weights_and_numbers_are_those_that_the_run_was_judged_by(
     setting: str, tiny_config: TinyConfig, run: Callable[..., Record], tmp_path: Path

@@ -113,6 +113,7 @@ def evaluate_run(trained: SavedRun, request: Request, record: Record, tasks: Tas
     """
     own = trained.config.options["task"]
     node = request.task(own)
+    _check_batches(trained.config, request)
     task = (tasks or Tasks())(trained, node)
     refuse_seen(own, node, task, record)
     module = TrainingModule(trained.model_for(task), task, _never, _never)
@@ -136,6 +137,15 @@ def evaluate_run(trained: SavedRun, request: Request, record: Record, tasks: Tas
         versions=versions(),
         finished_at=now(),
     )
+
+
+def _check_batches(config: RunConfig, request: Request) -> None:
+    """Raises UserError where other batches, which change no evaluation's name, would hold other samples."""
+    given = {key: config.options["trainer"].get(key) for key in _LIMITS.values()}
+    limits = {key: value for key, value in given.items() if value is not None and str(value) != "1.0"}  # 1 is one batch
+    if (size := request.settings.get("eval_batch_size")) is not None and limits:
+        key, value = limits.popitem()
+        raise UserError(f"task.eval_batch_size={size}: the run has trainer.{key}={value}, of its batches: leave it out")
 
 
 def _never(*_: Any, **__: Any) -> Any:
