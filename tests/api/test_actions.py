@@ -21,6 +21,7 @@ from synthetic import study as records_of
 from ablab import compare, compose, run, sweep
 from ablab.api import actions
 from ablab.api.loaded import Study
+from ablab.api.trained import Run
 from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.store import PLAN_FILE
@@ -125,8 +126,13 @@ def test_a_study_is_compared_anew_and_shown_in_a_notebook(tmp_path: Path) -> Non
     page = study._repr_html_()
     assert all(part in page for part in ("<table", "val_loss", "activation=&lt;gelu&gt;", "<li>"))
     assert "<gelu>" not in page
+    assert len(compare(Run(next(folder.rglob("record.json")).parent)).runs) == 1
     with pytest.raises(UserError, match=r'compare\("outputs/quickstart"\)'):
         compare()
+    with pytest.raises(UserError, match="split=tset: must be validation or test"):
+        compare(folder, split="tset")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="intervals=all: must be single or simultaneous"):
+        compare(folder, intervals="all")  # type: ignore[arg-type]
 
 
 @pytest.fixture

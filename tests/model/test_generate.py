@@ -298,6 +298,8 @@ def test_the_method_of_a_model(made: Callable[[str, int], Transformer]) -> None:
         ([[0]], {"top_p": 2.0}, r"top_p=2\.0: must lie in 0\.\.1"),
         ([[]], {}, "a prompt has no token"),
         ([0, 1], {}, r"input_ids must be \(B, T\)"),
+        ([[0, 999]], {}, r"input_ids must be whole numbers from 0 to \d+, the model's tokens"),
+        ([[0, -1]], {}, r"input_ids must be whole numbers from 0 to"),
     ],
 )
 def test_what_cannot_be(ids: Any, changes: dict[str, Any], words: str, made: Callable[[str, int], Transformer]) -> None:
@@ -310,6 +312,8 @@ def test_models_that_cannot_go_on(build: Build) -> None:
         build(causal=False).generate(torch.tensor([[1]]), max_new_tokens=0)
     with pytest.raises(ValueError, match="one answer for a whole input"):
         build(causal=False, pooled=True).generate(torch.tensor([[1]]), max_new_tokens=1)
+    with pytest.raises(ValueError, match="input_ids must be whole numbers"):
+        build().generate(torch.tensor([[0.5]]), max_new_tokens=1)
     with pytest.raises(SettingError):
         build().generate(torch.tensor([[1]]), max_new_tokens=1, temperature=-1.0)
 

@@ -13,7 +13,7 @@ from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.store import EVALUATION_FOLDER, read_evaluations, read_record
 from ablab.study import evaluate as module
-from ablab.study.evaluate import evaluate_all, finished_runs, requests
+from ablab.study.evaluate import evaluate, evaluate_all, finished_runs, requests
 from ablab.training.evaluation import Request
 from ablab.training.restore import SavedRun
 
@@ -160,6 +160,11 @@ def test_records_that_are_read_have_not_changed(study: Path, made: list[tuple[st
     before = [read_record(study / str(run) / "record.json") for run in range(4)]
     evaluate_all([study], LENGTHS)
     assert [read_record(study / str(run) / "record.json") for run in range(4)] == before
+
+
+def test_a_place_must_be_named() -> None:
+    with pytest.raises(UserError, match=r'evaluate\("outputs/mine"\)'):
+        evaluate()
 
 
 def test_what_is_no_place_of_runs_is_named(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def sweep(*asked: Asked, config_dir: Folder | None = None, **settings: object) -
 
 
 def compare(
-    *of: Study | Folder,
+    *of: Study | Run | Folder,
     baseline: str | None = None,
     metric: str | None = None,
     margin: float | None = None,
@@ -137,7 +137,7 @@ def compare(
     """
     if not of:
         raise UserError('compare() needs a study or a folder of runs, as in compare("outputs/quickstart")')
-    places = [place for each in of for place in (each.folders if isinstance(each, Study) else [Path(each)])]
+    places = [place for each in of for place in _places(each)]
     return Study.read(
         *places,
         baseline=baseline,
@@ -148,6 +148,12 @@ def compare(
         intervals=intervals,
         only=shlex.split(only),
     )
+
+
+def _places(of: Study | Run | Folder) -> list[Path]:
+    if isinstance(of, Study):
+        return of.folders
+    return [of.folder if isinstance(of, Run) else Path(of)]
 
 
 def _folders(config_dir: Folder | None) -> list[Path]:

@@ -39,6 +39,9 @@ def generate(
     prompts = list(input_ids)
     if any(prompt.dim() != 1 for prompt in prompts):
         raise ValueError("input_ids must be (B, T), or several of (T,): give ids[None] for a single sample")
+    for prompt in prompts:
+        if prompt.is_floating_point() or (prompt < 0).any() or (prompt >= model.vocab_size).any():
+            raise ValueError(f"input_ids must be whole numbers from 0 to {model.vocab_size - 1}, the model's tokens")
     training = model.training
     model.eval()
     try:

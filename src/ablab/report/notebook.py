@@ -18,6 +18,8 @@ import pandas as pd
 from ablab.analysis.anova import anova
 from ablab.analysis.comparison import ComparisonSettings
 from ablab.analysis.verdicts import Intervals, Split
+from ablab.config.schema import INTERVALS, SPLITS
+from ablab.errors import UserError
 from ablab.report.context import ReportContext
 from ablab.report.declared import declared_comparison
 from ablab.report.formats import render
@@ -55,6 +57,9 @@ class LoadedStudy:
         only: Sequence[str] = (),
     ) -> Self:
         """The runs below `folders`. Arguments and errors are those of `ablab.load`; `only` are filters, "seed=0,1"."""
+        for name, value, known in (("split", split, SPLITS), ("intervals", intervals, INTERVALS)):
+            if value not in (None, *known):
+                raise UserError(f"{name}={value}: must be {' or '.join(known)}")
         paths = [Path(folder) for folder in folders]
         asked = ComparisonSettings(
             baseline=baseline, metric=metric, margin=margin, last_k=last_k, split=split, intervals=intervals

@@ -42,7 +42,7 @@ class Finished:
 
 def evaluate(
     *places: str | PathLike[str],
-    overrides: Sequence[str] = (),
+    overrides: str | Sequence[str] = (),
     checkpoint: str = "best",
     again: bool = False,
     trust: bool = False,
@@ -66,7 +66,9 @@ def evaluate(
     Raises:
         UserError: one of them cannot be made; those before it are written.
     """
-    asked = requests(overrides, checkpoint)
+    if not places:
+        raise UserError('evaluate() needs a folder of runs, as in evaluate("outputs/mine")')
+    asked = requests([overrides] if isinstance(overrides, str) else overrides, checkpoint)
     tasks = Tasks()
     runs = finished_runs([Path(place) for place in places])
     return [

@@ -52,6 +52,14 @@ class Trained:
     step: int
 
 
+def moved(model: Transformer, device: str) -> Transformer:
+    """The model on a device. Raises UserError where torch has none of that name, or no room is left there."""
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:  # the latter of a torch that is built without
+        raise UserError(f"device={device}: {one_line(error)}") from error
+
+
 def load_run(run: Path, checkpoint: str = "best", trust: bool = False, device: str = "cpu") -> tuple[Transformer, Task]:
     """The trained model of a run, in evaluation mode, and its task, without the task's data.
 
@@ -70,14 +78,14 @@ def restore(run: Path, checkpoint: str = "best", trust: bool = False, device: st
 
     Raises:
         UserError: the folder holds no run, or the run has no such checkpoint, or the checkpoint is damaged, or the run
-            has a component of somebody's and `trust` is not given.
+            has a component of somebody's and `trust` is not given, or there is no such device.
     """
     saved = SavedRun.open(run, checkpoint, trust)
     return Trained(
         folder=run,
         checkpoint=checkpoint,
         config=saved.config,
-        model=saved.model_for(saved.task).to(device),
+        model=moved(saved.model_for(saved.task), device),
         task=saved.task,
         remembered=saved.vocabulary(saved.task),
         step=saved.step,
