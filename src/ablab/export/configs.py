@@ -138,7 +138,7 @@ def deepseek_v4(model: Transformer, settings: ModelSettings) -> Node:
     }
 
 
-def loops(model: Transformer, config: Node) -> Node:
+def experts_implementation(model: Transformer, config: Node) -> Node:
     """That experts are computed one by one, where transformers could not by itself; nothing for other models.
 
     Products of groups, which it takes, ask that rows be a multiple of 16 bytes long, 8 numbers in half precision.

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ablab.config import Node
 from ablab.errors import UserError
-from ablab.export.configs import loops
+from ablab.export.configs import experts_implementation
 from ablab.export.counterparts import Counterpart, nearest_counterpart
 from ablab.export.folder import CONFIG_FILE, VOCABULARY_FILE, Save, safetensors, target_of, write_folder
 from ablab.export.settings import Inexpressible, ModelSettings
@@ -82,7 +82,12 @@ def transformers_config(trained: Trained) -> tuple[Counterpart, Node]:
             "writes any model"
         ) from error
     dtype = str(trained.model.head.weight.dtype).removeprefix("torch.")
-    return counterpart, {"architectures": [counterpart.model], "dtype": dtype, **config, **loops(trained.model, config)}
+    return counterpart, {
+        "architectures": [counterpart.model],
+        "dtype": dtype,
+        **config,
+        **experts_implementation(trained.model, config),
+    }
 
 
 def _require_next_tokens(trained: Trained) -> None:

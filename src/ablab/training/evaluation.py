@@ -30,7 +30,7 @@ from ablab.training.failures import describe, ended_itself
 from ablab.training.module import TrainingModule
 from ablab.training.provenance import machine, versions
 from ablab.training.restore import SavedRun
-from ablab.training.trainer import idle_trainer, quiet_lightning
+from ablab.training.trainer import idle_trainer, leaves_out, quiet_lightning
 
 # Settings of a task that change no metric, and stand in no evaluation's name.
 UNNAMED = ("batch_size", "eval_batch_size", "workers", "target")
@@ -142,7 +142,7 @@ def evaluate_run(trained: SavedRun, request: Request, record: Record, tasks: Tas
 def _check_batches(config: RunConfig, request: Request) -> None:
     """Raises UserError where other batches, which change no evaluation's name, would hold other samples."""
     given = {key: config.options["trainer"].get(key) for key in _LIMITS.values()}
-    limits = {key: value for key, value in given.items() if value is not None and str(value) != "1.0"}  # 1 is one batch
+    limits = {key: value for key, value in given.items() if leaves_out(value)}
     if (size := request.settings.get("eval_batch_size")) is not None and limits:
         key, value = limits.popitem()
         raise UserError(f"task.eval_batch_size={size}: the run has trainer.{key}={value}, of its batches: leave it out")

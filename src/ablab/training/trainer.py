@@ -155,6 +155,11 @@ def trainer_settings(config: RunConfig) -> Node:
     return settings | {"devices": config.processes}
 
 
+def leaves_out(limit: float | None) -> bool:
+    """Whether a limit of batches leaves out any: to Lightning 1.0 is all of them, and 1 a single one."""
+    return limit is not None and not (isinstance(limit, float) and limit == 1)
+
+
 def untimed_steps(config: RunConfig) -> int:
     """Steps at the start of a run that its times leave out, while memory and caches fill."""
     return math.gcd(config.trainer.val_check_interval, config.trainer.log_every_n_steps)

@@ -13,8 +13,12 @@ from ablab.model.decoding import Decoder, without_cache
 
 LENGTHS = (90, 37, 5)
 CHUNKS = (9, 1, 1, 70, 3)
-GUESSES = "after guesses that were taken back"
-PASSES = {"one by one": (1,), "in chunks": CHUNKS, GUESSES: CHUNKS}
+# By what is said of them: so many tokens at a time, and whether guesses are made and taken back.
+PASSES = {
+    "one by one": ((1,), False),
+    "in chunks": (CHUNKS, False),
+    "after guesses that were taken back": (CHUNKS, True),
+}
 ROUNDING = 1e-8
 
 
@@ -28,8 +32,8 @@ def decodes(subject: Subject) -> str:
     ids, worst = tokens(subject, max(LENGTHS), 0, len(LENGTHS)), 0.0
     with torch.no_grad():
         whole = [model(ids[row : row + 1, :length])[0] for row, length in enumerate(LENGTHS)]
-        for said, sizes in PASSES.items():
-            decoded = _decoded(model, ids, sizes, guesses=said == GUESSES)
+        for said, (sizes, guesses) in PASSES.items():
+            decoded = _decoded(model, ids, sizes, guesses=guesses)
             for row, (own, out) in enumerate(zip(decoded, whole, strict=True)):
                 found = difference(out, own)
                 where = ((out - own).abs().amax(-1) > ROUNDING * out.square().mean().sqrt()).nonzero()

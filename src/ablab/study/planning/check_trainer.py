@@ -14,7 +14,7 @@ from ablab.tasks.base import Task
 from ablab.training.build import build_strategy
 from ablab.training.compile import check_compiler
 from ablab.training.strategies.base import Parallel, parallel
-from ablab.training.trainer import build_profiler, idle_trainer, trainer_settings
+from ablab.training.trainer import build_profiler, idle_trainer, leaves_out, trainer_settings
 from ablab.training.world import launched
 
 
@@ -59,7 +59,7 @@ def check_evaluations(config: RunConfig, task: Task) -> None:
                 of = f"of {batches} batches none is left, and " if limit else ""
                 raise UserError(f"trainer.{name}={limit}: {of}without an evaluation there is nothing to compare")
         subsets = len(task.subsets(split))
-        if subsets > 1 and limit and not (share and limit == 1):  # with 0 there is no test at all
+        if subsets > 1 and limit and leaves_out(limit):  # with 0 there is no test at all
             raise UserError(
                 f"trainer.{name}={limit}: {config.chosen('task')} evaluates {subsets} subsets, one after another, and "
                 "would end before the last: leave it out, and use task.eval_samples for fewer samples of each"
