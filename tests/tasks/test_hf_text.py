@@ -392,6 +392,15 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").rglob("*.npy"))  # nothing half made is kept
 
 
+def test_a_folder_that_runs_write_below_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write(tmp_path / "data", "parquet")
+    monkeypatch.chdir(tmp_path)
+    hf_text(data).setup()
+    for path in (Path(), tmp_path, tmp_path.parent):
+        with pytest.raises(UserError, match="holds outputs, where runs write: put the data in a folder of their own"):
+            hf_text(path).setup()
+
+
 def test_a_hub_that_cannot_be_reached() -> None:
     with pytest.raises(UserError) as caught:
         hf_text("nobody/nothing").setup()

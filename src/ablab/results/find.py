@@ -25,14 +25,14 @@ def find_records(places: Iterable[Path]) -> Iterator[tuple[Path, Record]]:
     found = set()
     for place in places:
         if os.path.isfile(place):  # Path's own raises for names that are too long and for parents out of reach
-            if (file := _identity(place)) not in found:
+            if (file := file_identity(place)) not in found:
                 found.add(file)
                 if not (kept := read_kept(place).records):
                     raise UserError(f"{place}: holds trials alone, and no runs yet: go on with it by `ablab restore`")
                 yield from ((place / folder, record) for folder, record in kept.items())
             continue
         for path in record_files(place):
-            if (file := _identity(path)) not in found:  # a sweep and one of its runs may both be named
+            if (file := file_identity(path)) not in found:  # a sweep and one of its runs may both be named
                 found.add(file)
                 record = read_record(path)
                 record.evaluations = read_evaluations(path.parent, record.fingerprint)
@@ -78,7 +78,7 @@ def is_one_run(folder: Path) -> bool:
 
 def _record_files(folder: Path) -> list[Path]:
     files = []
-    met = {_identity(place) for place in (folder.resolve(), *folder.resolve().parents)}
+    met = {file_identity(place) for place in (folder.resolve(), *folder.resolve().parents)}
     for below, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         folders[:] = _not_met(below, folders, met)
         if RECORD_FILE in names:
@@ -90,7 +90,7 @@ def _not_met(below: str, folders: list[str], met: set[object]) -> list[str]:
     """The folders to go down into, links among them: each once, and none that leads to where it lies."""
     new = []
     for name in sorted(folders, key=lambda name: os.path.islink(os.path.join(below, name))):
-        if name not in TRIAL_FOLDERS and (place := _identity(Path(below, name))) not in met:
+        if name not in TRIAL_FOLDERS and (place := file_identity(Path(below, name))) not in met:
             met.add(place)
             new.append(name)
     return new
@@ -102,10 +102,10 @@ def _refuse(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}), and may hold runs") from error
 
 
-def _identity(path: Path) -> object:
+def file_identity(path: Path) -> object:
     """Of a file, under whatever name; asked of the system once, where resolving a path asks for each of its parts."""
     try:
         file = path.stat()
     except OSError:
         return path  # which cannot be read either, and that is said
-    return file.st_dev, file.st_ino
+    return (file.st_dev, file.st_ino) if file.st_ino else os.path.realpath(path)

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from ablab.errors import UserError, one_line
+from ablab.tasks.plain_files import holds_outputs
 from ablab.tasks.tables import Row
 
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -50,7 +51,7 @@ class DocumentSource:
         column: where the text is.
 
     Raises:
-        UserError: there is no such folder, or a setting means nothing to it.
+        UserError: there is no such folder, runs write below it, or a setting means nothing to it.
     """
 
     def __init__(self, path: str, *, name: str | None, revision: str | None, column: str) -> None:
@@ -61,6 +62,8 @@ class DocumentSource:
             raise UserError(f"{path}: a file: give the folder that it lies in as task.path")
         if not self._local and path.startswith((".", "/", "~")):
             raise UserError(f"{path}: no such folder: mend task.path")
+        if self._local and holds_outputs(self.folder):  # the library would read them, more with every run
+            raise UserError(f"{path}: holds outputs, where runs write: put the data in a folder of their own")
         if self._local and revision is not None:
             raise UserError(f"{path}: a folder has no task.revision={revision}: leave it out")
         if self._saved and name is not None:

@@ -8,6 +8,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from ablab.results.find import file_identity
+
 _OUTPUTS = "outputs"  # of the working directory: where runs write
 
 
@@ -35,16 +37,17 @@ def once(paths: Iterable[Path], root: Path) -> list[Path]:
     """
     first: dict[object, Path] = {}
     for path in sorted(paths, key=Path.as_posix):
-        first.setdefault(_identity(path), path)
-    written, below = (os.path.join(os.path.realpath(each), "") for each in (_OUTPUTS, root))
-    if written == below or not written.startswith(below):
+        first.setdefault(file_identity(path), path)
+    if not holds_outputs(root):
         return [*first.values()]
+    written = _prefix(_OUTPUTS)
     return [path for path in first.values() if not os.path.realpath(path).startswith(written)]
 
 
-def _identity(path: Path) -> object:
-    try:
-        file = path.stat()
-    except OSError:  # it cannot be read either, and that is said
-        return path
-    return (file.st_dev, file.st_ino) if file.st_ino else os.path.realpath(path)
+def holds_outputs(root: Path) -> bool:
+    """Whether the folder that runs write to lies below `root`, or will."""
+    return (written := _prefix(_OUTPUTS)) != (below := _prefix(root)) and written.startswith(below)
+
+
+def _prefix(folder: str | Path) -> str:
+    return os.path.join(os.path.realpath(folder), "")
