@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from statistics import fmean
 
 import numpy as np
 import pytest
-from climbing import BASELINE, COMPUTE, VARIANTS, Law, ladder, law
-from scipy import stats
+from climbing import BASELINE, COMPUTE, VARIANTS, Law, findings, ladder, law
 from synthetic import cost, ended, runs_of, study
-from tuned import told
 
 from ablab.analysis.comparison import compare
 from ablab.analysis.over_scale.curve import fit
 from ablab.analysis.over_scale.forecast import forecast
-from ablab.analysis.over_scale.gain import Gain
 from ablab.analysis.over_scale.seen import Seen
 from ablab.analysis.over_scale.study import LadderFindings, coverage, over_scale
 from ablab.analysis.over_scale.verdicts import Claims, Missing, ScaleVerdict
 from ablab.results.record import Cost, Metric, Record
-
-
-def findings(records: list[Record]) -> LadderFindings:
-    runs = runs_of(records)
-    (found,) = over_scale(runs, compare(runs))
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -93,26 +83,6 @@ def test_a_floor_is_called_identified_only_where_it_is() -> None:
     assert fit(narrow.tolist(), seen(narrow), floor=1.0).identified
 
 
-def test_the_gain_is_the_compute_that_the_baseline_would_need() -> None:
-    twice: Law = lambda compute: BASELINE(2 * compute)  # noqa: E731
-    records = ladder({"relu": BASELINE, "twice": twice}, noise=0.0005, shared=0.001)
-    for item in records:
-        if item.axes["activation"] == "twice":
-            item.cost = cost(item, flops_total=int(1.25 * (item.cost.flops_total or 0)))
-    gains = findings(records).items[0].gains
-    assert gains is not None
-    assert gains.slope is not None
-    assert gains.slope.interval is not None
-    assert gains.slope.interval[0] < 1 < gains.slope.interval[1]
-    for gain, net in zip(gains.at, gains.net, strict=True):
-        assert gain is not None
-        assert gain.interval is not None
-        assert gain.interval[0] < 2 < gain.interval[1]
-        assert gain.factor == pytest.approx(2, rel=0.15)
-        assert net is not None
-        assert net.factor == pytest.approx(gain.factor / 1.25)
-
-
 def test_runs_that_stopped_early_are_no_part_of_what_a_size_costs() -> None:
     records = ladder({"relu": BASELINE, "better": lambda compute: BASELINE(compute) - 0.1})
     for item in records:
@@ -122,16 +92,6 @@ def test_runs_that_stopped_early_are_no_part_of_what_a_size_costs() -> None:
     found = findings(records)
     assert [rung.flops for rung in found.ladder.rungs] == list(COMPUTE)
     assert found.items[0].climb.cost == (1.0,) * len(COMPUTE)
-
-
-def test_a_variant_below_the_floor_has_no_gain() -> None:
-    records = ladder({"relu": BASELINE, "free": lambda _: 0.2}, oracle={"floor": 1.0})
-    found = findings(records)
-    assert found.law is not None
-    assert found.law.floor_known
-    gains = found.items[0].gains
-    assert gains is not None
-    assert set(gains.at) == {None}
 
 
 def test_where_bigger_is_better_the_law_is_that_of_what_is_missing() -> None:
@@ -277,30 +237,3 @@ def test_the_largest_size_is_counted_as_a_test(found: LadderFindings) -> None:
     low, high = covered.interval
     assert low <= covered.inside / covered.count <= high
     assert coverage([findings(ladder(compute=COMPUTE[:3]))]) is None
-
-
-def test_a_gain_has_the_error_of_the_choice() -> None:
-    """To first order that of the effect, over alpha and what is above the floor; the slope has the slope of these."""
-    of = told({1e-3: [1.00, 1.03], 3e-3: [1.01, 1.00], 1e-2: [1.02, 1.04]}, 3e-3)
-    plain, tuned = findings(ladder()).items[0], findings(ladder(tuning=of)).items[0]
-    choice = [item.choice or 0.0 for item in tuned.climb.items]
-    assert choice[2] > 0
-    curve = findings(ladder()).law
-    assert curve is not None
-    assert plain.gains is not None
-    assert tuned.gains is not None
-    means = [fmean(item.baseline_values) + fmean(item.differences) for item in tuned.climb.items]
-    added = [error / curve.alpha / (mean - curve.floor) for error, mean in zip(choice, means, strict=True)]
-    added.append(float(np.polyfit(np.log10(COMPUTE), added, 1)[0]))
-    before, after = ([*gains.at, gains.slope] for gains in (plain.gains, tuned.gains))
-    for own, other, extra in zip(before, after, added, strict=True):
-        wider = error_of(other) ** 2 - error_of(own) ** 2
-        assert wider == pytest.approx(extra**2, rel=1e-6, abs=1e-12)
-
-
-def error_of(gain: Gain | None) -> float:
-    """The standard error of the logarithm, from the interval over four seeds."""
-    assert gain is not None
-    assert gain.interval is not None
-    low, high = gain.interval
-    return math.log(high / low) / 2 / float(stats.t.ppf(0.975, 3))

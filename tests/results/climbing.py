@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from synthetic import cost, record
+from synthetic import cost, record, runs_of
 
+from ablab.analysis.comparison import compare
+from ablab.analysis.over_scale.study import LadderFindings, over_scale
 from ablab.results.record import Anneal, Record
 
 COMPUTE = (1e9, 4e9, 1.6e10, 6.4e10, 2.56e11)
@@ -59,3 +61,9 @@ def ladder(
             setattr(made, key, value)
         records.append(made)
     return records
+
+
+def findings(records: list[Record]) -> LadderFindings:
+    runs = runs_of(records)
+    (found,) = over_scale(runs, compare(runs))
+    return found

@@ -120,7 +120,9 @@ def _factor(gain: Gain | None) -> str:
 
 
 def _times_text(value: float) -> str:
-    return f"{value:.2f}" if 0.005 <= value < 100 else f"{value:.1e}"
+    if 0.005 <= value < 100:
+        return f"{value:.2f}"
+    return f"{value:.1e}" if 1e-4 < value < 1e4 else "<1e-04" if value < 1 else ">1e+04"  # as good as unknown
 
 
 def _times(value: float) -> str:

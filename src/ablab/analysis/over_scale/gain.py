@@ -6,8 +6,9 @@ variant that costs more FLOPs than the baseline at the same size has to have tha
 gain divided by it.
 
 Intervals are over seeds, of the logarithm: each seed is left out in turn, from both sides and from the law, which is
-fitted anew (jackknife; of a mean it is the paired t interval). On top come what the sizes do not say of L_inf, and what
-choosing settings by tuning adds to the effect.
+fitted anew (jackknife; of a mean it is the paired t interval). On top come what choosing settings by tuning adds to the
+effect, and what the sizes do not say of L_inf: how far the gain moves to either side at both ends of what that may be.
+The nearer it is to the losses, the further a gain is from 1, without end where the variant's loss lies below it.
 
 Source: the gain in compute of two laws as in Kaplan et al. (2020) and Hoffmann et al. (2022); the jackknife as in Efron
 and Stein (1981).
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
 
@@ -27,6 +28,8 @@ from scipy import special
 from ablab.analysis.estimates import FEWEST_SEEDS, LEVEL, FloatArray, Interval
 from ablab.analysis.over_scale.curve import Curve, fit
 from ablab.analysis.over_scale.ladders import Climb, Ladder
+
+_ENDLESS = 700.0  # a logarithm whose number is as good as infinite
 
 Pairs = dict[int, tuple[float, float]]  # seed -> (loss of the baseline, loss of the variant)
 
@@ -39,14 +42,26 @@ class Gain:
     interval: Interval | None  # None with too few seeds
 
     @classmethod
-    def of_log(cls, value: float, error: float | None, degrees: int, level: float) -> Gain | None:
-        """From a logarithm with its standard error."""
+    def of_log(cls, value: float, error: Error | None, degrees: int, level: float) -> Gain | None:
+        """From a logarithm with its error."""
         if not math.isfinite(value):
             return None
-        if error is None or not math.isfinite(error):
+        if error is None:
             return cls(_exp(value), None)
-        half = -float(special.stdtrit(degrees, level / 2)) * error
-        return cls(_exp(value), (_exp(value - half), _exp(value + half)))
+        half = -float(special.stdtrit(degrees, level / 2)) * error.standard
+        return cls(_exp(value), (_exp(value - math.hypot(half, error.down)), _exp(value + math.hypot(half, error.up))))
+
+
+@dataclass(frozen=True)
+class Error:
+    """Of the logarithm of a gain."""
+
+    standard: float  # over seeds, and by what was chosen
+    down: float  # how far it moves to either side with L_inf
+    up: float
+
+    def with_choice(self, variance: float) -> Error:
+        return replace(self, standard=math.sqrt(self.standard**2 + variance))
 
 
 @dataclass(frozen=True)
@@ -115,12 +130,13 @@ class GainsOf:
         ]
         degrees = [max(len(each) - 1, 1) for each in pairs]
         slope = _slope(x, whole)
-        error = _error([_slope(x, each) for each in left], [_slope(x, each) for each in floors], slope, len(seeds))
+        ends = [_slope(x, np.minimum(each, _ENDLESS)) for each in floors]
+        error = _error([_slope(x, each) for each in left], ends, slope, len(seeds))
         chosen = _of_choice(self.curve, pairs, climb)
-        errors = [_with(e, float(chosen[place, place])) for place, e in enumerate(errors)]
-        if math.isfinite(slope):
+        errors = [e and e.with_choice(float(chosen[place, place])) for place, e in enumerate(errors)]
+        if error is not None and math.isfinite(slope):
             along = np.array([_slope(x, one) for one in np.where(np.isfinite(whole), np.eye(len(x)), np.nan)])
-            error = _with(error, float(along @ chosen @ along))
+            error = error.with_choice(float(along @ chosen @ along))
         of_log = Gain.of_log
         return Gains(
             tuple(of_log(v, e, d, self.level) for v, e, d in zip(whole, errors, degrees, strict=True)),
@@ -158,23 +174,24 @@ def law(
 
 
 def _logs(curve: Curve, pairs: Sequence[Pairs], without: int | None = None) -> list[float]:
-    """The logarithm of the gain at each size; NaN where the variant lies below L_inf."""
+    """The logarithm of the gain at each size; infinite where the variant lies below L_inf, NaN where both do."""
     found = []
     for each in pairs:
         left = [pair for seed, pair in each.items() if seed != without]
         base, own = (fmean(side) - curve.floor for side in zip(*left, strict=True)) if left else (math.nan, math.nan)
-        found.append(math.log(base / own) / curve.alpha if base > 0 and own > 0 else math.nan)
+        there = base > 0 and own > 0
+        found.append(math.log(base / own) / curve.alpha if there else math.inf if base > 0 >= own else math.nan)
     return found
 
 
-def _error(left_out: Sequence[float], floors: Sequence[float], whole: float, seeds: int) -> float | None:
-    """The standard error: the jackknife's, and half of what the floor may shift."""
+def _error(left_out: Sequence[float], floors: Sequence[float], whole: float, seeds: int) -> Error | None:
+    """The jackknife's error, and how far the ends of L_inf move it."""
     there = np.array([value for value in left_out if math.isfinite(value)])
     if seeds < FEWEST_SEEDS or len(there) < FEWEST_SEEDS:
         return None
     jackknife = (len(there) - 1) / len(there) * float(((there - there.mean()) ** 2).sum())
-    shift = max((abs(value - whole) for value in floors if math.isfinite(value)), default=0.0)
-    return math.sqrt(jackknife + (shift / 2) ** 2)
+    shifts = [min(value, _ENDLESS) - whole for value in floors if not math.isnan(value)]
+    return Error(math.sqrt(jackknife), down=-min(0.0, *shifts, 0.0), up=max(0.0, *shifts, 0.0))
 
 
 def _of_choice(curve: Curve, pairs: Sequence[Pairs], climb: Climb) -> FloatArray:
@@ -184,11 +201,7 @@ def _of_choice(curve: Curve, pairs: Sequence[Pairs], climb: Climb) -> FloatArray
     return np.asarray(climb.choice * np.outer(by_loss, by_loss))
 
 
-def _with(error: float | None, variance: float) -> float | None:
-    return error if error is None else math.sqrt(error**2 + variance)
-
-
-def _slope(x: np.ndarray[tuple[int], np.dtype[np.float64]], logs: Sequence[float]) -> float:
+def _slope(x: FloatArray, logs: Sequence[float] | FloatArray) -> float:
     """Of the logarithm with each tenfold compute."""
     y = np.asarray(logs)
     known = np.isfinite(y)
@@ -196,4 +209,4 @@ def _slope(x: np.ndarray[tuple[int], np.dtype[np.float64]], logs: Sequence[float
 
 
 def _exp(value: float) -> float:
-    return math.exp(min(max(value, -700.0), 700.0))
+    return math.exp(min(max(value, -_ENDLESS), _ENDLESS))
