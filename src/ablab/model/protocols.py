@@ -38,6 +38,13 @@ class PenalisedByPass(Protocol):
 
 
 @runtime_checkable
+class SumsOverPass(Protocol):
+    """Adds up what it finds in training where a pass of the model calls it several times: told of each pass's begin."""
+
+    def begin_pass(self) -> None: ...
+
+
+@runtime_checkable
 class Resampled(Protocol):
     """Draws at random, or changes, before each optimizer step, as a function of the seed and the steps taken."""
 
@@ -182,7 +189,8 @@ class BreaksGraph(Protocol):
 
 
 OFFERS = (
-    *(Measured, Penalised, PenalisedByPass, Resampled, FollowsSteps, FollowsBatches, InitialisesItself),
+    *(Measured, Penalised, PenalisedByPass, SumsOverPass),
+    *(Resampled, FollowsSteps, FollowsBatches, InitialisesItself),
     *(PartlyActive, StacksMatrices, Grouped, SumsOver, InitialisedByFanIn, ScalesQueries),
     *(ChecksLength, NeedsIds, SizesItself, WorksByUnit),
     *(StartsAs, SpeedSettings, BreaksGraph),

@@ -186,6 +186,8 @@ class BalanceLoss(nn.Module):
       to 6; of K choices: Lepikhin et al. 2021). Where a batch comes in several parts, each has its own.
     * `sequence_weight` times that of each sequence, the mean over the sequences (DeepSeek-V3, equations 17 to 20).
 
+    Where a pass calls it several times, for other tokens of the same sequences each time, all tokens count together.
+
     Deviation: equation 18 counts the K highest scores of each token as they are, without the bias of the balance and
     without groups, so that f_i may be of other experts than the token goes to. Here both losses count the experts that
     were chosen.
@@ -196,30 +198,39 @@ class BalanceLoss(nn.Module):
     def __init__(self, *, weight: float, sequence_weight: float) -> None:
         super().__init__()
         self.weight, self.sequence_weight = weight, sequence_weight
-        self._asked: Tensor | None = None  # of the last pass
+        self._adds = False  # whether passes come in several calls
+        self._seen: tuple[Tensor, Tensor, int] | None = None  # of the last pass: loads and shares (B, E) each, and K
+
+    def begin_pass(self) -> None:
+        """The calls until this is said again are one pass. What nobody has asked for is forgotten."""
+        self._adds, self._seen = True, None
 
     def forward(self, routing: Routing, key_padding_mask: Tensor | None) -> None:
-        """Remember what is asked for, for `penalty`."""
+        """Remember what was seen, for `penalty`."""
         experts, k = routing.scores.shape[-1], routing.chosen.shape[-1]
         share = routing.scores / routing.scores.sum(-1, keepdim=True)
         if key_padding_mask is not None:
             share = share * ~key_padding_mask[..., None]
-        counts, shares = loads(routing.chosen, experts, key_padding_mask), share.sum(1)  # (B, E) each
+        counts, shares = loads(routing.chosen, experts, key_padding_mask), share.sum(1)
+        if self._adds and self._seen is not None:
+            counts, shares = self._seen[0] + counts, self._seen[1] + shares
+        self._seen = counts, shares, k
+
+    def penalty(self) -> Tensor:
+        """What is added to the training loss, of the last pass; nothing outside of training, where none is kept."""
+        if not self.training:
+            return torch.zeros(())
+        seen, self._seen = self._seen, None  # lets go of the graph
+        assert seen is not None, "asked for before any pass"
+        counts, shares, k = seen
+        experts = counts.shape[-1]
         tokens = counts.sum(1, keepdim=True) / k
         of_sequences = (counts * shares).sum(-1) * (experts / k) / tokens.squeeze(1).square().clamp(min=1)
         whole = sum_over_data(torch.cat([counts.sum(0), tokens.sum(0), tokens.new_ones(1)]))
         load, total, processes = whole.split([experts, 1, 1])
         # Gradients are averaged over the processes, each of which has some of the tokens.
         of_batch = (load * shares.sum(0)).sum() * (experts / k) * (processes / total.square().clamp(min=1)).squeeze()
-        self._asked = self.weight * of_batch + self.sequence_weight * of_sequences.mean()
-
-    def penalty(self) -> Tensor:
-        """What is added to the training loss, of the last pass; nothing outside of training, where none is kept."""
-        if not self.training:
-            return torch.zeros(())
-        asked, self._asked = self._asked, None  # lets go of the graph
-        assert asked is not None, "asked for before any pass"
-        return asked
+        return self.weight * of_batch + self.sequence_weight * of_sequences.mean()
 
 
 def hashed_experts(ids: Tensor, n_experts: int, top_k: int, seed: int) -> Tensor:
