@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ablab.model.feed_forward import routing
-from ablab.model.feed_forward.routing import Router, Routing, loads
+from ablab.model.feed_forward.routing import BalanceLoss, Router, Routing, loads
 
 TOP_K, EXPERTS, WIDTH, SPEED = 2, 5, 8, 0.1
 
@@ -139,3 +139,24 @@ def test_loads_are_of_all_processes_and_accumulated_batches(monkeypatch: pytest.
 def test_loads_of_a_part_are_found(wrong: type[Router], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError):
         check_that_loads_are_of_all(wrong, monkeypatch)
+
+
+@pytest.mark.parametrize("shares", [(3, 3), (5, 1)])
+@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0), (0.5, 0.25)])
+def test_losses_are_of_all_processes_however_sequences_are_shared_out(
+    shares: tuple[int, int], weights: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean over the processes, of which gradients are, is that of one process with all sequences."""
+    everything = torch.cat([tokens(seed) for seed in range(3)])
+    router, asked, meeting = made(Router), list[Tensor](), Ranks()
+
+    def ask(own: Tensor) -> None:
+        loss = BalanceLoss(weight=weights[0], sequence_weight=weights[1])
+        loss(router(own), None)
+        asked.append(loss.penalty())
+
+    ask(everything)
+    monkeypatch.setattr(routing, "sum_over_data", meeting.sum)
+    meeting.run([lambda own=own: ask(own) for own in everything.split(shares)])
+    alone, *ranks = asked
+    torch.testing.assert_close(torch.stack(ranks).mean(), alone)

@@ -226,11 +226,13 @@ class BalanceLoss(nn.Module):
         experts = counts.shape[-1]
         tokens = counts.sum(1, keepdim=True) / k
         of_sequences = (counts * shares).sum(-1) * (experts / k) / tokens.squeeze(1).square().clamp(min=1)
-        whole = sum_over_data(torch.cat([counts.sum(0), tokens.sum(0), tokens.new_ones(1)]))
-        load, total, processes = whole.split([experts, 1, 1])
-        # Gradients are averaged over the processes, each of which has some of the tokens.
+        sequences = tokens.new_tensor([len(tokens)])
+        whole = sum_over_data(torch.cat([counts.sum(0), tokens.sum(0), torch.ones_like(sequences), sequences]))
+        load, total, processes, of_all = whole.split([experts, 1, 1, 1])
+        # Gradients are averaged over the processes, each of which has some of the tokens, and of the sequences.
         of_batch = (load * shares.sum(0)).sum() * (experts / k) * (processes / total.square().clamp(min=1)).squeeze()
-        return self.weight * of_batch + self.sequence_weight * of_sequences.mean()
+        share = (sequences * processes / of_all).squeeze()
+        return self.weight * of_batch + self.sequence_weight * of_sequences.mean() * share
 
 
 def hashed_experts(ids: Tensor, n_experts: int, top_k: int, seed: int) -> Tensor:
