@@ -134,6 +134,25 @@ def test_layers_that_are_alike_share_one_graph(build: Build, tokens: Tokens) -> 
     assert len(graphs.made) == 1
 
 
+def test_microbatches_share_a_graph_however_many_they_are(build: Build, tokens: Tokens) -> None:
+    graphs, models = Graphs(), [build(activation="dynamic_sparse") for _ in range(2)]
+    for model in models:
+        key_draws(model)
+    compile_blocks(models[0], True, graphs)
+    for _ in range(2):
+        for model in models:
+            parts: list[Any] = [block.feed_forward.activation for _, block in model.layers()]
+            for part in parts:
+                part.begin_microbatches()
+            for seed in range(5):
+                trained(model, tokens(2, 24, seed=seed), tokens(2, 24))
+            for part in parts:
+                part.end_microbatches()
+    assert len(graphs.made) == 1
+    for name, buffer in models[0].named_buffers():
+        torch.testing.assert_close(buffer, models[1].get_buffer(name))
+
+
 def test_what_is_not_trained_is_as_it_is_written(build: Build, tokens: Tokens) -> None:
     """Evaluation, generation, and copies that are asked for something."""
     graphs, model = Graphs(), build()

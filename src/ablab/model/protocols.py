@@ -60,7 +60,10 @@ class FollowsSteps(Protocol):
 
 @runtime_checkable
 class FollowsBatches(Protocol):
-    """Changes with each batch in training, and is told where batches come in microbatches: those change it as one."""
+    """Changes with each batch in training, and is told where batches come in parts: those change it as one.
+
+    Parts are the microbatches of a pipeline, and the modalities that one block serves in turn.
+    """
 
     def begin_microbatches(self) -> None: ...
 

@@ -25,7 +25,7 @@ from ablab.model.norm import LayerNorm, Norm
 from ablab.model.objective.base import Asked, Objective
 from ablab.model.placebo import HEADS, nudge
 from ablab.model.position import Position
-from ablab.model.protocols import FollowsSteps, Penalised, Resampled, SumsOverPass, offering
+from ablab.model.protocols import FollowsBatches, FollowsSteps, Penalised, Resampled, SumsOverPass, offering
 from ablab.model.residual.base import Residual
 from ablab.model.spec import ClashError, LayerSpec, require_at_least
 
@@ -163,8 +163,12 @@ class Transformer(nn.Module):
         # Found once: looking for them takes longer than a small step has time for.
         self._resampled = [module.resample for _, module in offering(self, Resampled)]
         self._following = [module.after_step for _, module in offering(self, FollowsSteps)]
-        in_parts = () if self.each_block_once else offering(self, SumsOverPass)
-        self._beginning = [module.begin_pass for _, module in in_parts]
+        # Where a pass may call a block several times, these are told what is one.
+        self._beginning, self._ending = [], []
+        if not self.each_block_once:
+            self._beginning = [module.begin_pass for _, module in offering(self, SumsOverPass)]
+            self._beginning += [module.begin_microbatches for _, module in offering(self, FollowsBatches)]
+            self._ending = [module.end_microbatches for _, module in offering(self, FollowsBatches)]
         self._penalties = [module.penalty for _, module in offering(self, Penalised)]
         initialise(self, seed)
         if placebo == NUDGE:
@@ -192,7 +196,10 @@ class Transformer(nn.Module):
         context = self.context(inputs, mask)
         for begin in self._beginning if self.training else ():
             begin()
-        hidden = self.hidden(self.through(range(len(self.blocks)), [self.ends.begin(x)], context), mask)
+        streams = self.through(range(len(self.blocks)), [self.ends.begin(x)], context)
+        for end in self._ending if self.training else ():
+            end()
+        hidden = self.hidden(streams, mask)
         logits = self.logits(hidden)
         if targets is not None:
             self.objective(

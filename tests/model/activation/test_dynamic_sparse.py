@@ -141,3 +141,18 @@ def test_what_was_steered_is_in_the_checkpoint(make_spec: Spec) -> None:
     for seed in range(5, 8):
         assert torch.equal(*(core(inputs(seed=seed)) for core in made))
     assert made[0].mechanism() == made[1].mechanism()
+
+
+def test_microbatches_are_one_batch_and_none_is_no_batch(make_spec: Spec) -> None:
+    """A stage of a pipeline tells the layers of the other stages, too, which see nothing."""
+    settings: dict[str, Any] = {"alpha": 0.5, "initial": 1.0, "scale": 1.0, "per_channel": True, "target_sparsity": 0.5}
+    whole, parted = (DynamicSparse(make_spec(), **settings).double() for _ in range(2))
+    before = parted.mechanism()
+    parted.begin_microbatches()
+    parted.end_microbatches()
+    assert parted.mechanism() == before
+    parted.begin_microbatches()
+    found = [parted(part) for part in inputs().split(1)]
+    parted.end_microbatches()
+    assert torch.equal(torch.cat(found), whole(inputs()))
+    assert parted.mechanism() == pytest.approx(whole.mechanism(), rel=1e-12)

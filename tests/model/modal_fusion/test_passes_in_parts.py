@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ablab.model.activation.dynamic_sparse import DynamicSparse
 from ablab.model.feed_forward.routing import BalanceLoss, Router, Routing
 from ablab.model.transformer import Transformer
 
@@ -51,3 +52,24 @@ def test_even_loads_are_asked_of_the_tokens_of_all_modalities(
     encoder: nn.Module
     for name, encoder in embedding.encoders.items():
         assert all(parameter.grad is not None and parameter.grad.any() for parameter in encoder.parameters()), name
+
+
+@pytest.mark.parametrize(("fusion", "settings"), FUSIONS)
+def test_a_threshold_moves_once_in_a_pass_by_what_it_saw_of_all_modalities(
+    fusion: str, settings: dict[str, Any], build_modal: Build, load_option: Callable[..., Any], modal_inputs: Inputs
+) -> None:
+    sparse = load_option("activation", "dynamic_sparse", alpha=0.5, initial=0.01)
+    model = build_modal(load_option("modal_fusion", fusion, **settings), activation=sparse, n_layers=2).train()
+    inputs = modal_inputs(3)
+    inputs["padding"] = torch.zeros_like(inputs["padding"])
+    calls: list[tuple[DynamicSparse, Tensor, Tensor]] = []
+    for module in (module for module in model.modules() if isinstance(module, DynamicSparse)):
+        module.register_forward_hook(lambda own, args, out: calls.append((own, args[0], out)))
+    model(inputs)
+    modules = {own for own, _, _ in calls}
+    assert len(calls) > len(modules)
+    for module in modules:
+        given = torch.cat([x for own, x, _ in calls if own is module], 1)
+        passed = torch.cat([out for own, _, out in calls if own is module], 1)
+        assert torch.equal(passed, torch.where(given > 0.01, given, 0.0))
+        torch.testing.assert_close(module.average, 0.5 * 0.01 + 0.5 * given.abs().mean())

@@ -16,7 +16,7 @@ class DynamicSparse(nn.Module):
 
     The threshold is `scale` times a moving average of mean |x|, one number per layer or one per hidden unit:
 
-        average <- alpha * average + (1 - alpha) * mean |x|      once per forward pass in training mode
+        average <- alpha * average + (1 - alpha) * mean |x|      once per forward pass of the model in training mode
 
     * *Use, then update.* A batch meets the threshold that the batches before it have set. With a threshold from the
       batch itself, each output would depend on all other inputs of the batch, later positions included, and a causal
@@ -71,7 +71,9 @@ class DynamicSparse(nn.Module):
         if target_sparsity is not None and scale == 0:
             raise ValueError("scale=0 cannot be steered to target_sparsity: start from a scale above 0")
         self.alpha, self.per_channel, self.target_sparsity = alpha, per_channel, target_sparsity
-        self._microbatches: list[Tensor] | None = None  # what was seen of each microbatch; None: batches come whole
+        # What was seen of the microbatches so far; None: batches come whole. A sum, since a compiled block would be
+        # another one for each length of a list.
+        self._so_far: Tensor | None = None
         shape = (spec.d_ff,) if per_channel else ()
         self.register_buffer("average", torch.full(shape, float(initial)))
         self.register_buffer("scale", torch.tensor(float(scale)))
@@ -85,20 +87,20 @@ class DynamicSparse(nn.Module):
         passed = torch.where(x > self.scale * self.average, x, 0.0)
         if self.training:
             seen = self._seen(x.detach(), passed.detach())
-            if self._microbatches is None:
+            if self._so_far is None:
                 self._follow(sum_over_ranks(seen))
             else:
-                self._microbatches.append(seen)
+                self._so_far = self._so_far + seen
         return passed
 
     def begin_microbatches(self) -> None:
-        """The passes until `end_microbatches` are microbatches of one batch: all of them meet the same threshold."""
-        self._microbatches = []
+        """The calls until `end_microbatches` are parts of one batch: all of them meet the same threshold."""
+        self._so_far = self.average.new_zeros(self.average.numel() + 2)
 
     def end_microbatches(self) -> None:
-        if self._microbatches:
-            self._follow(sum_over_ranks(torch.stack(self._microbatches).sum(0)))
-        self._microbatches = None
+        assert self._so_far is not None
+        so_far, self._so_far = self._so_far, None
+        self._follow(sum_over_ranks(so_far))
 
     def _seen(self, x: Tensor, passed: Tensor) -> Tensor:
         """Sums over the tokens: |x|, of each unit if each has an average; numbers, and those that are zero."""
@@ -111,10 +113,12 @@ class DynamicSparse(nn.Module):
 
     def _follow(self, seen: Tensor) -> None:
         size, count, zeros = seen.split([self.average.numel(), 1, 1])
-        mean = size * (self.average.numel() / count)
-        self.average.lerp_(mean.view(self.average.shape).to(self.average.dtype), 1 - self.alpha)
+        mean = (size * (self.average.numel() / count)).view(self.average.shape).to(self.average.dtype)
+        none = (count == 0).squeeze()  # of nothing there is no mean, and nothing to follow
+        self.average.lerp_(torch.where(none, self.average, mean), 1 - self.alpha)
         if self.target_sparsity is not None:
-            self.scale.mul_((STEER * (self.target_sparsity - zeros / count)).exp().squeeze().to(self.scale.dtype))
+            change = (STEER * (self.target_sparsity - zeros / count)).exp().squeeze()
+            self.scale.mul_(torch.where(none, 1.0, change).to(self.scale.dtype))
 
     def mechanism(self) -> dict[str, float]:
         """The threshold in units of x, over the hidden units if each has its own."""
