@@ -150,6 +150,16 @@ class WorksByUnit(Protocol):
 
 
 @runtime_checkable
+class HeedsPadding(Protocol):
+    """An activation that says whether padding is nothing to it: it is then given the mask (B, T), too, if there is one.
+
+    The mask is true where there is no token, and is of x: `forward(x, missing=None)`.
+    """
+
+    heeds_padding: bool
+
+
+@runtime_checkable
 class TellsVisited(Protocol):
     """An attention core that tells which keys queries see; see `AttentionCore.visited`."""
 
@@ -195,7 +205,7 @@ OFFERS = (
     *(Measured, Penalised, PenalisedByPass, SumsOverPass),
     *(Resampled, FollowsSteps, FollowsBatches, InitialisesItself),
     *(PartlyActive, StacksMatrices, Grouped, SumsOver, InitialisedByFanIn, ScalesQueries),
-    *(ChecksLength, NeedsIds, SizesItself, WorksByUnit),
+    *(ChecksLength, NeedsIds, SizesItself, WorksByUnit, HeedsPadding),
     *(StartsAs, SpeedSettings, BreaksGraph),
 )
 

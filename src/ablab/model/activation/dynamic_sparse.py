@@ -24,6 +24,7 @@ class DynamicSparse(nn.Module):
     * *No dead start.* The average is of the inputs, not of what passes, so it follows them down even where nothing
       passes. With `initial=0` the first batch meets a plain ReLU, and the threshold rises over about 1 / (1 - alpha)
       passes; an `initial` well above the inputs would block the gradient for as long.
+    * Padding counts in nothing, so that it does not matter how far a batch is padded.
     * The average is part of the model's state: saved in checkpoints, fixed in evaluation, equal on all ranks.
 
     With a `target_sparsity` the scale is steered, too, again after its use:
@@ -46,6 +47,7 @@ class DynamicSparse(nn.Module):
         ValueError: a number is out of its range.
     """
 
+    heeds_padding = True
     average: Tensor  # () or (d_ff,)
     scale: Tensor  # ()
 
@@ -83,10 +85,11 @@ class DynamicSparse(nn.Module):
         """One threshold of all units is taken over all processes; of many, each would have to hold its own units'."""
         return not self.per_channel
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, missing: Tensor | None = None) -> Tensor:
+        """x (B, T, d_ff) -> the same; `missing` (B, T) bool, true where there is no token: nothing follows that."""
         passed = torch.where(x > self.scale * self.average, x, 0.0)
         if self.training:
-            seen = self._seen(x.detach(), passed.detach())
+            seen = self._seen(x.detach(), passed.detach(), missing)
             if self._so_far is None:
                 self._follow(sum_over_ranks(seen))
             else:
@@ -102,12 +105,16 @@ class DynamicSparse(nn.Module):
         so_far, self._so_far = self._so_far, None
         self._follow(sum_over_ranks(so_far))
 
-    def _seen(self, x: Tensor, passed: Tensor) -> Tensor:
+    def _seen(self, x: Tensor, passed: Tensor, missing: Tensor | None) -> Tensor:
         """Sums over the tokens: |x|, of each unit if each has an average; numbers, and those that are zero."""
+        if missing is not None:
+            x, passed = (each.masked_fill(missing[..., None], 0.0) for each in (x, passed))
         tokens = tuple(range(x.dim() - 1)) if self.per_channel else tuple(range(x.dim()))
         # The 1-norm needs no copy of |x|. All travel together, since ranks may hold unequal batches.
         size = torch.linalg.vector_norm(x, ord=1, dim=tokens, dtype=torch.promote_types(x.dtype, torch.float32))
         count = size.new_tensor([x.numel()])
+        if missing is not None:
+            count = ((~missing).sum() * x.shape[-1]).to(size.dtype)[None]
         zeros = count - passed.count_nonzero() if self.target_sparsity is not None else count
         return torch.cat([size.flatten(), count, zeros])
 

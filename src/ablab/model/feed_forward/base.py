@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from torch import Tensor, nn
 
 from ablab.model.initialisation import ResidualLinear
-from ablab.model.protocols import SizesItself, WorksByUnit
+from ablab.model.protocols import HeedsPadding, SizesItself, WorksByUnit
 from ablab.model.spec import LayerSpec
 
 
@@ -29,6 +29,11 @@ class FeedForward(nn.Module):
         return iter(())
 
 
+def heeds_padding(activation: nn.Module) -> bool:
+    """Whether an activation is to be given the mask, too."""
+    return isinstance(activation, HeedsPadding) and activation.heeds_padding
+
+
 class Dense(FeedForward):
     """Two linear layers with an activation between (Vaswani et al. 2017, section 3.3).
 
@@ -44,7 +49,9 @@ class Dense(FeedForward):
         self.down = ResidualLinear(width, spec.d_model, bias=spec.bias, n_layers=spec.n_layers)
 
     def forward(self, x: Tensor, key_padding_mask: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
-        y: Tensor = self.down(self.activation(self.up(x)))
+        hidden = self.up(x)
+        heeds = key_padding_mask is not None and heeds_padding(self.activation)
+        y: Tensor = self.down(self.activation(hidden, key_padding_mask) if heeds else self.activation(hidden))
         return y
 
     def activations(self) -> Iterator[tuple[nn.Module, int]]:

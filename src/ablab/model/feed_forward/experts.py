@@ -115,10 +115,10 @@ class MixtureOfExperts(FeedForward):
         routing = self.router(x, key_padding_mask, self._given(ids))
         if self.balance is not None and self.training:
             self.balance(routing, key_padding_mask)
-        routed: Tensor = self.experts(x, routing)
+        routed: Tensor = self.experts(x, routing, key_padding_mask)
         if self.shared is None:
             return routed
-        shared: Tensor = self.shared(x)
+        shared: Tensor = self.shared(x, key_padding_mask)
         return routed + (shared if self.shared_gate is None else self.shared_gate(x).sigmoid() * shared)
 
     def shared_weight(self, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ablab.model.feed_forward.base import heeds_padding
 from ablab.model.feed_forward.grouped import Places, gathered, grouped_product, places, product_dtype, spread
 from ablab.model.feed_forward.routing import Routing
 from ablab.model.initialisation import STANDARD_DEVIATION
@@ -49,13 +50,16 @@ class Experts(nn.Module):
         for each in parameter:
             each.normal_(std=deviation, generator=generator)
 
-    def forward(self, x: Tensor, routing: Routing) -> Tensor:
+    def forward(self, x: Tensor, routing: Routing, key_padding_mask: Tensor | None = None) -> Tensor:
         """x (B, T, d_model) -> the sum over each token's experts of gate times what the expert gives, (B, T, d_model).
 
         The order of the sum is that of the choice, the same on every device.
         """
         tokens, at = x.flatten(0, 1), places(routing.chosen, len(self.up))
-        given = (self._in_turn if self._takes_turns(tokens, at) else self._at_once)(tokens, at)
+        if self._takes_turns(tokens, at):
+            given = self._in_turn(tokens, at)
+        else:
+            given = self._at_once(tokens, at, None if key_padding_mask is None else key_padding_mask.flatten())
         return gathered(given, routing.gates.flatten(0, 1), at).view(x.shape)
 
     def _takes_turns(self, tokens: Tensor, at: Places) -> bool:
@@ -64,8 +68,10 @@ class Experts(nn.Module):
             return False
         return len(at.order) * tokens.shape[1] * tokens.element_size() >= _WORTHWHILE * len(self.up)
 
-    def _at_once(self, tokens: Tensor, at: Places) -> Tensor:
-        return self._through(spread(tokens, at), partial(_products, at))
+    def _at_once(self, tokens: Tensor, at: Places, missing: Tensor | None) -> Tensor:
+        heeds = missing is not None and heeds_padding(self.activation)
+        told = (missing.index_select(0, at.tokens(len(tokens)))[None],) if heeds else ()
+        return self._through(spread(tokens, at), partial(_products, at), *told)
 
     def _in_turn(self, tokens: Tensor, at: Places) -> Tensor:
         """The same in less time: what an expert works on is still in the processor's cache."""
@@ -77,8 +83,10 @@ class Experts(nn.Module):
                 rows.copy_(self._through(tokens.index_select(0, own), partial(_product, expert)))
         return given
 
-    def _through(self, rows: Tensor, product: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -> Tensor:
-        hidden = self.activation(product(rows, self.up, self.up_bias)[None])[0]
+    def _through(
+        self, rows: Tensor, product: Callable[[Tensor, Tensor, Tensor | None], Tensor], *told: Tensor
+    ) -> Tensor:
+        hidden = self.activation(product(rows, self.up, self.up_bias)[None], *told)[0]
         return product(hidden, self.down, self.down_bias)
 
 
