@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ablab.model.buffers import FloatBuffers
 from ablab.model.ranks import sum_over_ranks
 from ablab.model.spec import LayerSpec
 
 STEER = 0.05  # by how much a share of zeros that is off by all changes the logarithm of the scale, per pass
 
 
-class DynamicSparse(nn.Module):
+class DynamicSparse(FloatBuffers):
     """x where x exceeds the threshold, zero elsewhere.
 
     The threshold is `scale` times a moving average of mean |x|, one number per layer or one per hidden unit:

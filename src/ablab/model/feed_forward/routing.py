@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from ablab.model.buffers import FloatBuffers
 from ablab.model.context import full_precision
 from ablab.model.ranks import sum_over_data
 from ablab.model.spec import require_at_least
@@ -87,7 +88,7 @@ class Groups:
 NO_GROUPS = Groups()
 
 
-class Router(nn.Module):
+class Router(FloatBuffers):
     """Scores every expert for every token, and takes the highest.
 
     DeepSeek-AI 2024 (DeepSeek-V3, section 2.1.2, equations 13 to 16) with `sigmoid`; Dai et al. 2024 (DeepSeekMoE,
