@@ -31,6 +31,15 @@ def unscale(module: LightningModule, optimizer: Optimizer | LightningOptimizer) 
         scaler.unscale_(optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer)
 
 
+def scale_of(module: LightningModule) -> float:
+    """By what losses are multiplied in float16; it gets smaller where gradients were too large, and no step is taken.
+
+    To ask for it means to wait for the device.
+    """
+    scaler = getattr(module.trainer.precision_plugin, "scaler", None)
+    return 1.0 if scaler is None else float(scaler.get_scale())
+
+
 def clip(module: LightningModule, optimizer: Optimizer, most: float, algorithm: str) -> None:
     """Clip as Lightning does, by the norm over all processes where each holds a part of the gradient."""
     strategy = parallel(module.trainer.strategy)

@@ -16,12 +16,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import StateDict
 
 from ablab.model.draws import key_draws, seed_pass
-from ablab.model.protocols import has_penalties
+from ablab.model.protocols import FollowsSteps, has_penalties, offering
 from ablab.model.ranks import sum_over_ranks
 from ablab.model.transformer import Transformer
 from ablab.results.record import KEPT_EVALUATIONS
 from ablab.tasks.base import Batch, EvalBatch, Inputs, Task
-from ablab.training.gradients import clip, parameters_of, ratio, unscale
+from ablab.training.gradients import clip, parameters_of, ratio, scale_of, unscale
 from ablab.training.optimizers.groups import base_rate, build_optimizer
 from ablab.training.strategies.base import parallel
 from ablab.training.totals import EvaluationTotals
@@ -61,6 +61,7 @@ class TrainingModule(LightningModule):
         self._optimizer = optimizer
         self._schedule = schedule
         self._penalised = has_penalties(model)
+        self._follows_steps = any(True for _ in offering(model, FollowsSteps))
         self.evaluated: dict[str, int] = {}  # samples of the last evaluation of each split, over all processes
         self._totals = EvaluationTotals(task)
         self.convert: Callable[[StateDict, Transformer], None] | None = (
@@ -131,8 +132,10 @@ class TrainingModule(LightningModule):
                 before.extend(p.detach().clone() for p in parameters_of(optimizer))
             return loss
 
+        scale = scale_of(self) if self._follows_steps else 1.0
         super().optimizer_step(epoch, batch_idx, optimizer, closure)
-        self.model.after_step()
+        if self._follows_steps and scale_of(self) >= scale:  # else the step was skipped
+            self.model.after_step()
         if measured:
             self.update_ratio = ratio(before, parameters_of(optimizer), strategy.global_norm)
 
