@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -157,6 +158,6 @@ def test_losses_are_of_all_processes_however_sequences_are_shared_out(
 
     ask(everything)
     monkeypatch.setattr(routing, "sum_over_data", meeting.sum)
-    meeting.run([lambda own=own: ask(own) for own in everything.split(shares)])
+    meeting.run([partial(ask, own) for own in everything.split(shares)])
     alone, *ranks = asked
     torch.testing.assert_close(torch.stack(ranks).mean(), alone)

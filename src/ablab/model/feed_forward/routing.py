@@ -233,7 +233,8 @@ class BalanceLoss(nn.Module):
         # Gradients are averaged over the processes, each of which has some of the tokens, and of the sequences.
         of_batch = (load * shares.sum(0)).sum() * (experts / k) * (processes / total.square().clamp(min=1)).squeeze()
         share = (sequences * processes / of_all).squeeze()
-        return self.weight * of_batch + self.sequence_weight * of_sequences.mean() * share
+        asked: Tensor = self.weight * of_batch + self.sequence_weight * of_sequences.mean() * share
+        return asked
 
 
 def hashed_experts(ids: Tensor, n_experts: int, top_k: int, seed: int) -> Tensor:

@@ -69,8 +69,9 @@ class Experts(nn.Module):
         return len(at.order) * tokens.shape[1] * tokens.element_size() >= _WORTHWHILE * len(self.up)
 
     def _at_once(self, tokens: Tensor, at: Places, missing: Tensor | None) -> Tensor:
-        heeds = missing is not None and heeds_padding(self.activation)
-        told = (missing.index_select(0, at.tokens(len(tokens)))[None],) if heeds else ()
+        told: tuple[Tensor, ...] = ()
+        if missing is not None and heeds_padding(self.activation):
+            told = (missing.index_select(0, at.tokens(len(tokens)))[None],)
         return self._through(spread(tokens, at), partial(_products, at), *told)
 
     def _in_turn(self, tokens: Tensor, at: Places) -> Tensor:
