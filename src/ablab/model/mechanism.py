@@ -25,6 +25,7 @@ from torch.utils.hooks import RemovableHandle
 from ablab.config.axes import AXES, load
 from ablab.errors import one_line
 from ablab.model.initialisation import keyed_generator
+from ablab.model.presence import Presence, kept
 from ablab.model.protocols import Measured
 from ablab.model.ranks import of_tp_ranks
 
@@ -46,6 +47,7 @@ class Watcher:
     def __init__(self, axis: str, layer: int | None, module: nn.Module) -> None:
         self.axis, self.layer, self.module = axis, layer, module
         self.failed: Exception | None = None  # what ended the watching, and not the run
+        self.presence: Presence | None = None  # of the passes that are watched
 
     def attach(self) -> list[RemovableHandle]:
         """Begin to watch."""
@@ -62,6 +64,14 @@ class Watcher:
                 self.failed = error
 
         return watch
+
+    def kept(self, x: Tensor, *, dim: int = 1) -> tuple[Tensor, Tensor]:
+        """x (B, T, ...) of the pass with zeros in place of padding, and how many of its numbers are tokens', float64.
+
+        Args:
+            dim: where x has its positions; its samples are in the first dimension.
+        """
+        return kept(x, None if self.presence is None else self.presence.missing(x, dim=dim))
 
     def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         """See a forward pass of the component, with its arguments."""
@@ -88,6 +98,7 @@ class MechanismProbe:
     def __init__(self, model: Transformer, *, pictured: bool = False, strict: bool = False) -> None:
         self._model, self._strict = model, strict
         self._pictured = pictured
+        self._presence = Presence(model)
         self._watchers: list[Watcher] = []
         self._handles: list[RemovableHandle] = []
         self.failures: dict[str, str] = {}  # axis -> why it was not watched to the end
@@ -96,12 +107,15 @@ class MechanismProbe:
         self.detach()
         watches = {name: load(axis.mechanism) for name, axis in AXES.items() if axis.mechanism}
         self._watchers = [watcher for name, watch in watches.items() for watcher in self._made(name, watch)]
+        for watcher in self._watchers:
+            watcher.presence = self._presence
         self.look()
 
     def look(self) -> None:
         """Go on after `detach`, with what was seen before it."""
         self.detach()
         self._handles = [handle for watcher in self._watchers for handle in watcher.attach()]
+        self._handles += self._presence.attach()
 
     def _made(self, axis: str, watch: Callable[..., Iterable[Watcher]]) -> list[Watcher]:
         try:

@@ -146,9 +146,10 @@ class NormWatcher(Watcher):
         assert isinstance(module, Norm)
         saturated = module.saturated(args[0])
         self.saturates = saturated is not None
-        found = [x.float().square().sum().double() for x in (args[0], output)]
-        found.append(self.sums.new_zeros(()) if saturated is None else saturated.sum().double())
-        self.sums += torch.stack([*found, self.sums.new_tensor(output.numel())])
+        (before, _), (behind, numbers) = (self.kept(x) for x in (args[0], output))
+        found = [x.float().square().sum().double() for x in (before, behind)]
+        found.append(self.sums.new_zeros(()) if saturated is None else self.kept(saturated)[0].sum().double())
+        self.sums += torch.stack([*found, numbers])
 
     def metrics(self) -> dict[str, float]:
         """`input_rms` and `output_rms`, over all tokens and features that passed; `saturated_share` of them."""

@@ -204,8 +204,8 @@ class SizeWatcher(Watcher):
 
     @torch.no_grad()
     def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
-        self.sums[0] += output.float().square().sum().double()
-        self.sums[1] += output.numel()
+        own, numbers = self.kept(output)
+        self.sums += torch.stack([own.float().square().sum().double(), numbers])
 
     def metrics(self) -> dict[str, float]:
         """`size`: the root mean square of the stream behind a block, which does not depend on the width if the

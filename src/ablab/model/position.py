@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from ablab.model.context import LayerContext
 from ablab.model.mechanism import Watcher, drawn, projected
 from ablab.model.ranks import has_first_samples, sum_over_ranks
 from ablab.model.spec import LayerSpec
@@ -211,21 +213,31 @@ def slopes_of(heads: int) -> list[float]:
 
 
 class PositionWatcher(Watcher):
-    """Keeps the first embedded sequence that passes, and asks the first layer's attention about it.
+    """Keeps the tokens of the first embedded sequence that passes, and asks the first layer's attention about them.
 
-    Of several modalities it asks about the longest alone.
+    Of several modalities it asks about the longest alone. Padding is no token.
     """
 
     def __init__(self, model: Transformer) -> None:
         super().__init__("position", None, model.embedding)
         self._model = model
-        self._sample: Tensor | None = None  # (1, T, d_model)
+        self._passing: Tensor | None = None  # (1, T, d_model), of the pass that has begun
+        self._sample: Tensor | None = None  # of these its tokens
         self._place, self._block = model.longest_input()
 
+    def attach(self) -> list[RemovableHandle]:
+        return [*super().attach(), self._model.register_context_hook(self.guarded(self._keep))]
+
     def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
-        own = output[:1, self._place]
-        if self._sample is None and own.shape[1] > 2 and has_first_samples():
-            self._sample = own[:, :TOKENS].detach()
+        if self._sample is None and has_first_samples():
+            self._passing = output[:1, self._place].detach()
+
+    def _keep(self, context: LayerContext) -> None:
+        own, self._passing = self._passing, None
+        if self._sample is None and own is not None:
+            missing = context.key_padding_mask
+            own = own if missing is None else own[:, ~missing[0, self._place]]
+            self._sample = own[:, :TOKENS] if own.shape[1] > 2 else None
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:

@@ -6,12 +6,14 @@ inputs of several modalities.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Unpack, overload
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ablab.config.placebo import NUDGE, Placebo
 from ablab.model.attention.projections import scaled
@@ -107,6 +109,7 @@ class Transformer(nn.Module):
         placebo: Placebo | None = None,
     ) -> None:
         super().__init__()
+        self._context_hooks: OrderedDict[int, Callable[[LayerContext], None]] = OrderedDict()
         require_at_least(1, "vocab_size", vocab_size)
         require_at_least(1, "model.n_layers", n_layers)
         if placebo not in HEADS:
@@ -273,7 +276,16 @@ class Transformer(nn.Module):
     def context(self, inputs: Tensor | Mapping[str, Tensor], mask: Tensor | None) -> LayerContext:
         """What a pass gives to its layers, of the inputs and the mask that `enter` made of them."""
         ids = inputs if isinstance(inputs, Tensor) else None
-        return LayerContext(rotate=self.position.rotate, key_padding_mask=mask, ids=ids)
+        context = LayerContext(rotate=self.position.rotate, key_padding_mask=mask, ids=ids)
+        for hook in self._context_hooks.values():
+            hook(context)
+        return context
+
+    def register_context_hook(self, hook: Callable[[LayerContext], None]) -> RemovableHandle:
+        """Have `hook` called with what each pass gives to its layers, before the first of them is called."""
+        handle = RemovableHandle(self._context_hooks)
+        self._context_hooks[handle.id] = hook
+        return handle
 
     def through(self, layers: Iterable[int], streams: Sequence[Tensor], context: LayerContext) -> list[Tensor]:
         """The middle part: `streams`, what went into the first layer and came out of each so far, and what comes out

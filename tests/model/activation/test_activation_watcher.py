@@ -101,3 +101,34 @@ def test_the_units_of_a_gate_are_what_comes_out_of_it(
         part.up.bias[-1] = 0
     metrics = watch(model.eval(), tokens(2, 8))
     assert metrics["activation/dead_share"] == metrics["activation/zero_share"] == pytest.approx(1 / width)
+
+
+@pytest.mark.parametrize("length", [64, 2048])  # in one product, and by turns
+def test_hidden_units_are_those_of_each_expert(
+    build: Build, load_option: Callable[..., Any], tokens: Tokens, watch: Watch, length: int
+) -> None:
+    settings = {"n_experts": 4, "top_k": 1, "n_shared": 0, "expert_bias": True}
+    experts = load_option("feed_forward", "moe", **settings)
+    model = build(feed_forward=experts, activation="relu", n_layers=1, max_length=length, position="none", d_model=64)
+    part: Any = model.blocks[0]
+    with torch.no_grad():
+        part.feed_forward.experts.up_bias.fill_(100.0)
+        part.feed_forward.experts.up_bias[:3] = -100.0  # never, whatever comes; the fourth's always
+        part.feed_forward.router.weight.normal_(std=2.0, generator=torch.Generator().manual_seed(0))
+    metrics = watch(model.eval(), tokens(8, length))
+    assert metrics["feed_forward/dead_experts"] == 0
+    assert metrics["activation/dead_share"] == 0.75
+
+
+def test_routed_and_shared_experts_count_by_their_units_and_tokens(
+    build: Build, load_option: Callable[..., Any], tokens: Tokens, watch: Watch
+) -> None:
+    experts = load_option("feed_forward", "moe", n_experts=4, top_k=3, n_shared=1, expert_bias=True)
+    model = build(feed_forward=experts, activation="relu", n_layers=1).eval()
+    part: Any = model.blocks[0]
+    with torch.no_grad():
+        part.feed_forward.experts.up_bias.fill_(100.0)
+        part.feed_forward.shared.up.bias.fill_(-100.0)
+    metrics = watch(model, tokens(2, 64))
+    assert metrics["activation/zero_share"] == 1 / (3 + 1)  # of the rows of a token
+    assert metrics["activation/dead_share"] == 1 / (4 + 1)  # of the units

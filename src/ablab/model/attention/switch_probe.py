@@ -25,8 +25,8 @@ class GateWatcher(Watcher):
 
     @torch.no_grad()
     def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
-        gates = output.float().sigmoid()
-        self.sums += torch.stack([gates.sum(), gates.square().sum(), gates.new_tensor(gates.numel())]).double()
+        gates, count = self.kept(output.float().sigmoid())
+        self.sums += torch.stack([gates.sum(), gates.square().sum(), count.to(gates.dtype)]).double()
 
     def metrics(self) -> dict[str, float]:
         """`gate_mean` and `gate_spread`, the standard deviation over tokens, heads and features."""
@@ -47,8 +47,9 @@ class HeadNormWatcher(Watcher):
 
     @torch.no_grad()
     def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
-        before, after = (_own_part(x).float().norm(dim=-1) for x in (args[0], output))
-        self.sums += torch.stack([before.sum(), after.sum(), before.new_tensor(before.numel())]).double()
+        lengths = (_own_part(x).float().norm(dim=-1) for x in (args[0], output))
+        (before, count), (after, _) = (self.kept(x, dim=2) for x in lengths)
+        self.sums += torch.stack([before.sum(), after.sum(), count.to(before.dtype)]).double()
 
     def metrics(self) -> dict[str, float]:
         """`query_norm_before` and `query_norm_after`, or `key_...`: mean Euclidean norms over heads and tokens."""

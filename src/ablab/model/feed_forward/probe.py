@@ -29,7 +29,8 @@ class FeedForwardWatcher(Watcher):
 
     @torch.no_grad()
     def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
-        self.sums += torch.stack([output.float().square().sum().double(), self.sums.new_tensor(output.numel())])
+        own, numbers = self.kept(output)
+        self.sums += torch.stack([own.float().square().sum().double(), numbers])
 
     def metrics(self) -> dict[str, float]:
         """`output_rms`: how large the numbers are that are added to the stream."""

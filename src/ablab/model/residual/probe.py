@@ -32,9 +32,9 @@ class ConnectionWatcher(Watcher):
     @torch.no_grad()
     def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
         assert isinstance(module, Residual | Ends)
-        tokens = args[0].shape[:2]
-        found = [each.expand(tokens).sum().double() for each in module.seen(args[0])]
-        self.sums += torch.stack([*found, self.sums.new_tensor(tokens.numel())])
+        every = args[0].new_ones(args[0].shape[:2])
+        found = [self.kept(each.expand_as(every))[0].sum().double() for each in module.seen(args[0])]
+        self.sums += torch.stack([*found, self.kept(every)[1]])
 
     def metrics(self) -> dict[str, float]:
         *sums, tokens = sum_over_ranks(self.sums.clone()).tolist()
@@ -52,8 +52,8 @@ class GainWatcher(Watcher):
     @torch.no_grad()
     def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
         for place, x in enumerate((args[0], output)):
-            self.sums[2 * place] += x.float().square().sum().double()
-            self.sums[2 * place + 1] += x.numel()
+            own, numbers = self.kept(x)
+            self.sums[2 * place : 2 * place + 2] += torch.stack([own.float().square().sum().double(), numbers])
 
     def metrics(self) -> dict[str, float]:
         """`gain`: the root mean square of the state behind a part over that of the state before it."""
