@@ -82,6 +82,7 @@ def test_experts_come_from_the_groups_of_the_highest_sums(
     ("groups", "said"),
     [
         (Groups(count=3), "feed_forward.n_groups=3 does not divide feed_forward.n_experts=8"),
+        (Groups(kept=4), "feed_forward.top_groups=4: feed_forward.n_groups=1 leaves no groups to choose from"),
         (Groups(count=0), "feed_forward.n_groups must be at least 1"),
         (Groups(count=4, kept=5), "feed_forward.top_groups=5: must lie in 1..4"),
         (Groups(count=4, best=3), "feed_forward.group_best=3: must lie in 1..2"),

@@ -52,6 +52,10 @@ class Groups:
     def check(self, n_experts: int, top_k: int) -> None:
         """Raises ValueError where there are no such groups, or too few experts in those that are kept."""
         if self.count == 1:
+            if self.kept != 1:
+                raise ValueError(
+                    f"feed_forward.top_groups={self.kept}: feed_forward.n_groups=1 leaves no groups to choose from"
+                )
             return
         require_at_least(1, "feed_forward.n_groups", self.count)
         if n_experts % self.count:
