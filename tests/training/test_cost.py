@@ -78,6 +78,17 @@ def test_what_knows_the_steps_of_its_run_alone_is_counted_at_the_first(
     assert flops_of(shapes, task, lambda: build_model(config, task)) == counted(config)[:2]
 
 
+def test_scores_over_depth_are_counted_as_what_they_weigh(tiny_config: TinyConfig) -> None:
+    """Each read is two products: scores, whose gradient of the query is one more, and a weighted sum, which has two."""
+    d, T = 32, 64
+    shape = (f"model.d_model={d}", "model.n_layers=2", f"task.seq_len={T}", "task.eval_tokens=null")
+    plain, _, _ = counted(tiny_config(*shape))
+    deep, uncounted, _ = counted(tiny_config(*shape, "residual=attention"))
+    entries = (2, 3, 4, 5)  # in front of each part but the first, and of the head
+    assert deep - plain == sum((2 + 3) * 2 * T * k * d for k in entries)
+    assert "mv" not in uncounted
+
+
 def test_what_has_no_formula_is_named(tiny_config: TinyConfig) -> None:
     _, plain, _ = counted(tiny_config())
     _, sorting, _ = counted(tiny_config("attention=topk", "attention.keys=4"))

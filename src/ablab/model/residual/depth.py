@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from ablab.model.context import full_precision
 from ablab.model.residual.base import Ends, Part, Residual, share_entropy
@@ -91,6 +93,15 @@ def entries(place: int, group: int) -> int:
 def weights(state: Tensor, query: Tensor) -> Tensor:
     """Those of the entries of the state (B, T, k, d_model), (B, T, k), which add up to 1."""
     return (rms_norm(state, state.shape[-1:], eps=NORM_EPS) @ query.to(state.dtype)).softmax(-1)
+
+
+def _product_flops(matrix: Sequence[int], vector: Sequence[int], *others: object, **settings: object) -> int:
+    """Of a matrix by one vector, as that of the entries with a query is; the registry has those of two matrices."""
+    return 2 * math.prod(matrix)
+
+
+if torch.ops.aten.mv not in flop_registry:
+    register_flop_formula(torch.ops.aten.mv)(_product_flops)
 
 
 def read(state: Tensor, query: Tensor) -> Tensor:
