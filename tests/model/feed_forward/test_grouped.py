@@ -102,3 +102,10 @@ def test_as_many_operations_with_values_as_without() -> None:
             ours(*given)
         counts.append(counter.get_total_flops())
     assert counts[0] == counts[1] == 2 * 6 * 2 * 8 * (16 + 1)
+
+
+def test_a_plain_sum_of_rows_is_no_product() -> None:
+    x, at = torch.randn(6, 8, requires_grad=True), places(torch.randint(3, (6, 2)), 3)
+    with FlopCounterMode(display=False) as counter:
+        spread(x, at).sum().backward()
+    assert counter.get_total_flops() == 0

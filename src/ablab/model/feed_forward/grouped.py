@@ -144,8 +144,19 @@ def _product_flops(rows: Sequence[int], other: Sequence[int], *others: object, *
     return 2 * math.prod(rows) * other[-1]
 
 
-def _bag_flops(weight: Sequence[int], indices: Sequence[int], *others: object, **settings: object) -> int:
-    return 2 * math.prod(indices) * weight[-1]
+def _bag_flops(
+    weight: Sequence[int],
+    indices: Sequence[int],
+    offsets: Sequence[int],
+    scale_grad_by_freq: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    per_sample_weights: Sequence[int] | None = None,
+    *others: object,
+    **settings: object,
+) -> int:
+    """Of a sum with weights, which is a product; a plain one is a sum, as others that count nothing."""
+    return 0 if per_sample_weights is None else 2 * math.prod(indices) * weight[-1]
 
 
 # By what PyTorch calls them inside; in a version with other names they are told of as not counted.
