@@ -4,8 +4,10 @@ Each parameter's initial value is a function of the seed, its qualified name and
 the order of construction, not of the other parameters, not of the device. Swapping the attention therefore leaves the
 embedding and the feed-forward layers bit for bit as they were.
 
-The values follow GPT-2 (Radford et al. 2019, section 2.3, and its released code): normal with standard deviation 0.02,
-projections into the residual stream smaller by sqrt(2 n_layers), biases zero, norms one.
+The values follow GPT-2: normal with standard deviation 0.02, biases zero and norms one as in its released code, and
+projections into the residual stream smaller by sqrt(2 n_layers) as in the paper (Radford et al. 2019, section 2.3).
+
+Deviation: the released code draws learned positions with 0.01; here they have 0.02 as all tables.
 """
 
 from __future__ import annotations

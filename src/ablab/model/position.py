@@ -121,7 +121,7 @@ class Rope(Position):
     permutation of the coordinates, which the projections before absorb; halves need no interleaving in memory.
 
     Args:
-        base: of the wavelengths, which run from 2 pi to 2 pi base; above 1.
+        base: of the wavelengths, which run from 2 pi to 2 pi base^(1 - 2 / D), below 2 pi base; above 1.
         share: of each head's coordinates that are rotated, above 0 and at most 1.
 
     Raises:

@@ -145,7 +145,8 @@ class HashedExperts(MixtureOfExperts):
     """Experts that a token's id alone decides on, so that there is no choice to learn and none to balance.
 
     Roller et al. 2021 ("Hash Layers"), with gates that are learned, as in DeepSeek-V4: the scores of the experts that
-    the id has. The hash is drawn with the seed of the run, and differs from layer to layer.
+    the id has. The hash is drawn with the seed of the run, and differs from layer to layer; modules
+    of `multi_token` have the last layer's.
 
     Args:
         score, settings: as of `MixtureOfExperts`.
