@@ -13,6 +13,7 @@ import pytest
 from ablab.analysis.campaign_verdict import Judgement
 from ablab.campaign import Judged, judge, read_campaign
 from ablab.campaign import judge as _judge_function
+from ablab.campaign.proposal import parse
 from ablab.cli.entry import main
 from ablab.config import fingerprint
 from ablab.errors import UserError
@@ -20,10 +21,12 @@ from ablab.report.campaign import judgement_text
 from ablab.results.campaign import Baseline, Campaign, Declaration, JudgedRun, Proposal
 from ablab.results.ledger import HEAD_FILE, LEDGER_FILE
 from ablab.results.record import Cost, Metric, Record
+from ablab.results.run_context import RunContext
 from ablab.results.store import write_record
 from ablab.study.plan_file import PlannedRun
 from ablab.study.planning.preflight import Preflight
 from ablab.study.supervision.lock import StudyLock
+from ablab.training.begin import new_record, prepare_folder
 
 BASELINE = (
     *("task=sorting", "task.seq_len=8", "task.symbols=4", "task.batch_size=4", "task.eval_samples=8", "logger=csv"),
@@ -381,3 +384,20 @@ def test_a_real_campaign_goes_on_after_a_kill(
     assert made == 3  # the baseline's run was kept
     assert found.judgement.difference is not None
     assert found.proposal.runs[0].status == "ok"
+
+
+@pytest.mark.parametrize("in_process", [True, False])
+def test_a_run_that_was_killed_however_often_is_made_again(
+    in_process: bool, ask: Callable[..., Judged], tmp_path: Path
+) -> None:
+    """Really trained: the baseline's run has been killed as often as a run is tried, and has left that record."""
+    begun = ask("activation=gelu", max_runs=0)
+    folder = tmp_path / "campaign" / f"baseline-{begun.campaign.baseline.identity}" / "seed=0"
+    config = parse(BASELINE).config(0)
+    killed = new_record(config, RunContext(variant="baseline", index=0))
+    killed.reason, killed.attempts = "killed by SIGKILL", config.execution.retries + 1
+    killed.corpus = _CHECKED.task(config).corpus
+    prepare_folder(config, folder)
+    write_record(folder, killed)
+    found = ask("activation=gelu", max_runs=2, in_process=in_process)
+    assert (found.runs_made, found.proposal.runs[0].status) == (2, "ok")

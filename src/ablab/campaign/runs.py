@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ablab.analysis.evidence import same_run
@@ -35,7 +36,10 @@ def by_supervisor(preflight: Preflight, observe: Callable[[], Observer], beat: C
     """Trains runs in processes of their own, side by side as `jobs` says."""
 
     def train(runs: Sequence[PlannedRun]) -> list[Record]:
-        records = launch(runs, runs[0].config.execution, observe(), preflight, beat)
+        settings = runs[0].config.execution
+        if any(map(_says_nothing, runs)):
+            settings = replace(settings, retry="failed")
+        records = launch(runs, settings, observe(), preflight, beat)
         return [_of(records.get(run.info.index), run) for run in runs]
 
     return train
@@ -48,13 +52,22 @@ def in_this_process(preflight: Preflight, beat: Callable[[], None]) -> Train:
         return [one(run) for run in runs]
 
     def one(run: PlannedRun) -> Record:
-        record = finished_record(run.config, run.folder, preflight, retry_failed=False)
+        record = finished_record(run.config, run.folder, preflight, retry_failed=_says_nothing(run))
         if record is None:
             prepare_folder(run.config, run.folder)
             record = execute(run.config, run.folder, run.context, beat=beat)
         return _of(record, run)
 
     return train
+
+
+def _says_nothing(run: PlannedRun) -> bool:
+    """Whether an earlier call has left a failure that says nothing of the run: it is made again, however often."""
+    try:
+        record = read_run(run.folder)
+    except UserError:
+        return False
+    return record.status == "failed" and record.cause in ENVIRONMENT
 
 
 def _of(record: Record | None, run: PlannedRun) -> Record:
