@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from ablab.errors import UserError
 from ablab.report.campaign import judgement_text
 from ablab.results.campaign import Baseline, Campaign, Declaration, JudgedRun, Proposal
 from ablab.results.ledger import HEAD_FILE, LEDGER_FILE
-from ablab.results.record import Cost, Metric, Record
+from ablab.results.record import Cause, Cost, Metric, Record
 from ablab.results.run_context import RunContext
 from ablab.results.store import write_record
 from ablab.study.plan_file import PlannedRun
@@ -44,6 +45,7 @@ class Runs:
 
     def __init__(self, loss: Loss) -> None:
         self.loss, self.made, self.stop_after = loss, 0, 10**9
+        self.failing: dict[str, Cause] = {}  # by the label of a run
 
     def __call__(self, runs: Sequence[PlannedRun]) -> list[Record]:
         return [self._one(run) for run in runs]
@@ -52,6 +54,10 @@ class Runs:
         if self.made >= self.stop_after:
             raise KeyboardInterrupt
         self.made += 1
+        if cause := self.failing.get(run.info.variant):
+            record = new_record(run.config, run.context)
+            record.cause, record.reason = cause, f"its end was {cause}"
+            return record
         loss = self.loss(run.info.variant, run.info.seed)
         diverged = loss != loss
         record = Record(
@@ -166,6 +172,33 @@ def test_a_run_that_diverges_is_discarded_and_counted(runs: Runs, ask: Callable[
     assert (found.decision, found.judgement.reason) == ("DISCARD", "diverged")
     assert "seed 0" in found.judgement.detail
     assert read_campaign(tmp_path / "campaign").count("DISCARD") == 1
+
+
+@pytest.mark.parametrize("cause", ["memory", "timeout", "hung"])
+def test_a_run_that_meets_a_limit_of_the_machine_leaves_its_proposal_open(
+    cause: Cause, runs: Runs, ask: Callable[..., Judged], tmp_path: Path
+) -> None:
+    runs.failing = {GOOD: cause}
+    for _ in range(2):
+        found = ask(GOOD)
+        assert (found.decision, found.judgement.reason) == ("MORE SEEDS", "limit")
+        assert found.judgement.detail == f"seed 0: its end was {cause}"
+        assert found.judgement.level > 0
+    assert (found.runs_made, found.proposal.runs) == (1, ())  # the baseline's run is kept
+    runs.failing = {}
+    assert ask(GOOD).judgement == ask(GOOD, campaign=tmp_path / "x", baseline=BASELINE, metric="val_loss").judgement
+
+
+@pytest.mark.parametrize("cause", ["memory", "timeout", "hung"])
+def test_a_baseline_that_meets_a_limit_of_the_machine_discards_nothing(
+    cause: Cause, runs: Runs, ask: Callable[..., Judged], tmp_path: Path
+) -> None:
+    runs.failing = {"baseline": cause}
+    with pytest.raises(UserError, match="mend that, and the same command goes on"):
+        ask(GOOD)
+    runs.failing = {}
+    shutil.rmtree(tmp_path / "campaign" / "proposals")  # where `Runs` does not look for what it has made
+    assert ask(GOOD).decision == "KEEP"
 
 
 def test_a_run_that_is_the_baselines_to_the_last_bit_is_discarded_after_one_seed(

@@ -31,6 +31,7 @@ Reason = Literal[
     "baseline",
     "not comparable",
     "runs",
+    "limit",
 ]
 
 

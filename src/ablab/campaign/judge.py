@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ablab.analysis.campaign_verdict import Judgement, level_of, verdict_on
 from ablab.campaign.no_effect import has_no_effect
 from ablab.campaign.opening import Asked, open_campaign
 from ablab.campaign.proposal import Words, beside_us, identity_of, joined, parse
-from ablab.campaign.runs import Train, by_supervisor, in_this_process, judged, planned_run, read_run
+from ablab.campaign.runs import Train, by_supervisor, in_this_process, judged, met_limit, planned_run, read_run
 from ablab.campaign.sources import import_anew, remember, sources_of
 from ablab.config import RunConfig
 from ablab.errors import UserError
@@ -164,7 +164,9 @@ class _Judge:
             wanted = self._missing(identity, said.seed)
             if self._left is not None and self._made + len(wanted) > self._left:
                 return self._judged(self._proposal(identity), said.so_far, from_ledger=False)
-            self._run(identity, said.seed, wanted)
+            if limit := self._run(identity, said.seed, wanted):
+                open_still = replace(said.so_far, reason="limit", detail=limit)
+                return self._judged(self._proposal(identity), open_still, from_ledger=False)
 
     @property
     def _campaign(self) -> Campaign:
@@ -213,8 +215,12 @@ class _Judge:
         there = {BASELINE: self._campaign.baseline_runs[proposal.baseline - 1], identity: proposal.runs}
         return [of for of, runs in there.items() if seed not in {run.seed for run in runs}]
 
-    def _run(self, identity: str, seed: int, wanted: Sequence[str]) -> None:
-        """Make the runs that are missing on a seed, and write them down, the baseline's first."""
+    def _run(self, identity: str, seed: int, wanted: Sequence[str]) -> str:
+        """Make the runs that are missing on a seed, and write them down, the baseline's first.
+
+        Returns:
+            the limit of the machine that the proposal's met, which then is not written down; else "".
+        """
         runs = []
         for index, of in enumerate(wanted):
             words, place = (
@@ -226,9 +232,12 @@ class _Judge:
         self._made += len(runs)
         declared = self._campaign.declaration
         for of, run, record in zip(wanted, runs, records, strict=True):
+            if of != BASELINE and met_limit(record):
+                return f"seed {seed}: {record.reason}"
             base = None if of == BASELINE else read_run(self._folder / self._baseline_folder / f"seed={seed}")
             told = judged(record, run.folder.relative_to(self._folder), of, declared, base)
             self._write("run", asdict(told))
+        return ""
 
     @property
     def _baseline_folder(self) -> str:

@@ -24,6 +24,7 @@ from ablab.training.run import execute
 
 Train = Callable[[Sequence[PlannedRun]], list[Record]]  # the records of runs, in their order
 ENVIRONMENT = frozenset({"disk", "killed"})  # causes of a failure that say nothing of a proposal
+LIMITS = frozenset({"memory", "timeout", "hung"})  # those that depend on the machine, and on what runs beside it
 
 
 def planned_run(config: RunConfig, folder: Path, label: str, index: int) -> PlannedRun:
@@ -67,7 +68,12 @@ def _says_nothing(run: PlannedRun) -> bool:
         record = read_run(run.folder)
     except UserError:
         return False
-    return record.status == "failed" and record.cause in ENVIRONMENT
+    return record.status == "failed" and record.cause in ENVIRONMENT | LIMITS
+
+
+def met_limit(record: Record) -> bool:
+    """Whether a run ended by a limit of the machine: elsewhere, or another time, it might not."""
+    return record.status == "failed" and record.cause in LIMITS
 
 
 def _of(record: Record | None, run: PlannedRun) -> Record:
@@ -80,8 +86,12 @@ def _of(record: Record | None, run: PlannedRun) -> Record:
     if record is None or record.status == "interrupted":
         raise KeyboardInterrupt
     if record.status == "failed" and record.cause in ENVIRONMENT:
-        raise UserError(f"{run.folder}: {record.reason}; mend that, and the same command goes on")
+        raise _to_mend(run.folder, record)
     return record
+
+
+def _to_mend(folder: Path, record: Record) -> UserError:
+    return UserError(f"{folder}: {record.reason}; mend that, and the same command goes on")
 
 
 def judged(record: Record, folder: Path, of: str, declared: Declaration, baseline: Record | None = None) -> JudgedRun:
@@ -94,6 +104,8 @@ def judged(record: Record, folder: Path, of: str, declared: Declaration, baselin
     Raises:
         UserError: it is the baseline's, and has not ended well: nothing could be compared with it.
     """
+    if of == BASELINE and met_limit(record):
+        raise _to_mend(folder, record)
     value = record.measured.get(declared.metric) if record.status == "ok" else None
     if of == BASELINE and (value is None or not math.isfinite(value)):
         why = record.reason or f"no value of {declared.metric}"

@@ -24,6 +24,7 @@ _WHY = {
     "failed": "failed",
     "certificate": "the certificate failed",
     "runs": "undecided: the same command goes on",
+    "limit": "undecided: a run met a limit of this machine, and the same command makes it again",
 }
 
 
