@@ -138,7 +138,7 @@ class _Judge:
         _refuse_other_task(config, baseline)
         self._preflight.check(config)
         sources = sources_of(config, baseline)
-        remember(sources_of(config))
+        remember(config)
         identity = self._known_by(identity_of(config, sources))
         known = self._campaign.find(identity)
         if known is not None and known.verdict is not None:

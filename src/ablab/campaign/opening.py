@@ -103,7 +103,7 @@ def _metric(words: Words, asked: str | None, preflight: Preflight) -> tuple[str,
 def _baseline(words: Words, preflight: Preflight) -> Baseline:
     config = words.config()
     sources = sources_of(config)
-    remember(sources)
+    remember(config)
     return Baseline(
         overrides=list(words.overrides),
         identity=identity_of(config, {name: each for name, each in sources.items() if not name.startswith("ablab.")}),
