@@ -16,7 +16,7 @@ from ablab.campaign import Judged, judge, read_campaign
 from ablab.campaign import judge as _judge_function
 from ablab.campaign.proposal import parse
 from ablab.cli.entry import main
-from ablab.config import fingerprint
+from ablab.config import conf_folder, fingerprint
 from ablab.errors import UserError
 from ablab.report.campaign import judgement_text
 from ablab.results.campaign import Baseline, Campaign, Declaration, JudgedRun, Proposal
@@ -210,11 +210,37 @@ def test_a_run_that_is_the_baselines_to_the_last_bit_is_discarded_after_one_seed
 
 
 @pytest.mark.parametrize("proposal", ["+model.placebo=draw", "+model.placebo=order"])
-def test_a_function_that_is_the_baselines_costs_no_run(proposal: str, runs: Runs, ask: Callable[..., Judged]) -> None:
+def test_a_placebo_costs_no_run(proposal: str, runs: Runs, ask: Callable[..., Judged]) -> None:
     found = ask(proposal)
     assert (found.decision, found.judgement.reason, runs.made) == ("DISCARD", "no effect", 0)
+    assert found.judgement.detail.startswith("its components and settings are the baseline's but for model.placebo")
     runs.loss = lambda variant, seed: 2.0
     assert ask("activation=gelu").runs_made > 0
+
+
+def test_the_baselines_component_by_another_name_costs_no_run(
+    runs: Runs, ask: Callable[..., Judged], tmp_path: Path
+) -> None:
+    option = tmp_path / "activation" / "renamed.yaml"
+    option.parent.mkdir()
+    shutil.copy(conf_folder() / "activation" / "gelu.yaml", option)
+    for proposal in (str(option), "activation=gelu", "jobs=2"):
+        found = ask(proposal, baseline=[*BASELINE, "activation=gelu"])
+        assert (found.judgement.reason, runs.made) == ("no effect", 0)
+        assert found.judgement.detail == "its components and settings are the baseline's"
+
+
+@pytest.mark.parametrize("limit", [1, 3, 1000])
+def test_a_limit_that_initial_values_do_not_reach_is_told_by_a_run(
+    limit: int, runs: Runs, ask: Callable[..., Judged], tmp_path: Path
+) -> None:
+    whole = [*BASELINE, "activation=clamped_swiglu", "activation.limit=7"]
+    found = ask(f"activation.limit={limit}", baseline=whole)
+    assert (found.judgement.reason, found.runs_made > 0) == ("futile", True)
+    runs.loss = lambda variant, seed: 2.0 + seed
+    found = ask(f"activation.limit={limit}", campaign=tmp_path / "equal", baseline=whole, metric="val_loss")
+    assert (found.judgement.reason, found.runs_made) == ("no effect", 2)
+    assert found.judgement.detail == "seed 0: every metric is the baseline's to the last bit"
 
 
 def test_a_failed_certificate_costs_no_run(

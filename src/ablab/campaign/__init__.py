@@ -5,7 +5,7 @@
     judged.decision, judged.judgement.effect
 
 `proposal` (from what a user names to the config of runs, and what tells one proposal from another), `sources` (the
-files of its components), `no_effect` (is its function the baseline's?), `runs` (training them), `judge` (all of it, and
+files of its components), `no_effect` (is it the baseline?), `runs` (training them), `judge` (all of it, and
 the ledger). What is concluded of the runs is
 `ablab.analysis.campaign_verdict`'s, what a ledger holds `ablab.results.campaign`'s. `docs/judge.md` says how to use it.
 """

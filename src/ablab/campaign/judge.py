@@ -147,8 +147,8 @@ class _Judge:
             self._enter(identity, sources)
         if self._proposal(identity).certificate is None and self._certify:
             self._add_certificate(identity)
-        if not self._proposal(identity).runs and self._is_baseline(identity, config, baseline):
-            return self._conclude(identity, self._without_effect(identity))
+        if not self._proposal(identity).runs and (why := self._is_baseline(identity, config, baseline)):
+            return self._conclude(identity, self._without_effect(identity, why))
         return self._by_seeds(identity)
 
     def _known_by(self, own: str) -> str:
@@ -200,14 +200,14 @@ class _Judge:
         if found is not None:
             self._write("certificate", {"of": identity, "certificate": found})
 
-    def _is_baseline(self, identity: str, config: RunConfig, baseline: RunConfig) -> bool:
+    def _is_baseline(self, identity: str, config: RunConfig, baseline: RunConfig) -> str:
+        """Why it is known to be the baseline without a run; "" where it is not."""
         passed = self._proposal(identity).certificate
-        return (passed is None or passed["passed"]) and has_no_effect(config, baseline, self._preflight)
+        return has_no_effect(config, baseline) if passed is None or passed["passed"] else ""
 
-    def _without_effect(self, identity: str) -> Judgement:
+    def _without_effect(self, identity: str, why: str) -> Judgement:
         level = level_of(self._proposal(identity), self._campaign)
-        detail = "its function is the baseline's: logits, gradients and the first update are equal but for rounding"
-        return Judgement(decision="DISCARD", reason="no effect", detail=detail, level=level)
+        return Judgement(decision="DISCARD", reason="no effect", detail=why, level=level)
 
     def _missing(self, identity: str, seed: int) -> list[str]:
         """Whose runs on a seed the ledger does not have."""

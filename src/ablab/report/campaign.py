@@ -19,7 +19,7 @@ _WHY = {
     "better": "better than the baseline",
     "futile": "not better, by the seeds that there are",
     "not shown": "not shown to be better in all seeds that a campaign has",
-    "no effect": "no effect on the model",
+    "no effect": "without an effect",
     "diverged": "diverged",
     "failed": "failed",
     "certificate": "the certificate failed",
