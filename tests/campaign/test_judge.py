@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -529,3 +530,13 @@ def test_a_run_that_was_killed_however_often_is_made_again(
     write_record(folder, killed)
     found = ask("activation=gelu", max_runs=2, in_process=in_process)
     assert (found.runs_made, found.proposal.runs[0].status) == (2, "ok")
+
+
+@pytest.mark.slow
+def test_a_script_needs_no_guard(tmp_path: Path) -> None:
+    """Really trained, in processes that must not run the script again."""
+    script = tmp_path / "loop.py"
+    given = f"'activation=gelu', campaign='c', baseline={list(BASELINE)}, max_runs=2, certify=False"
+    script.write_text(f"from ablab.campaign import judge\nprint('made', judge({given}).runs_made)\n")
+    ended = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout.count("made 2")) == (0, 1), ended.stderr

@@ -18,7 +18,7 @@ from ablab.results.hparams import write_hparams
 from ablab.results.record import Cause, Record
 from ablab.results.store import LOG_FILE, RECORD_FILE, read_record, write_record
 from ablab.study.plan_file import PlannedRun
-from ablab.study.supervision.code import CONTEXT, warm_up
+from ablab.study.supervision.code import CONTEXT, own_modules, warm_up, without_script
 from ablab.study.supervision.counted import known_cost, remember_cost
 from ablab.study.supervision.ending import Ending, printed_since
 from ablab.study.supervision.lock import run_lock
@@ -283,10 +283,12 @@ def _started(args: WorkerArgs) -> ForkServerProcess:
     Raises:
         OSError, EOFError: it cannot be started, however often that is tried.
     """
+    of_script = "__main__" in own_modules(args.config)  # a component that is written in the script itself
     for attempt in range(_STARTS):
         process = CONTEXT.Process(target=work, args=(args,))
         try:
-            process.start()
+            with contextlib.nullcontext() if of_script else without_script():
+                process.start()
             break
         except (EOFError, ConnectionError):
             if attempt + 1 == _STARTS:

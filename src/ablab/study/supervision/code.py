@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -97,7 +98,8 @@ def _end() -> None:
         return
     reader, writer = CONTEXT.Pipe(duplex=False)
     child = CONTEXT.Process(target=_tell_parent, args=(writer,))
-    child.start()
+    with without_script():
+        child.start()
     writer.close()  # so that a child that dies is heard of
     with reader:
         pid: int = reader.recv()
@@ -109,6 +111,21 @@ def _end() -> None:
 def _tell_parent(writer: Connection) -> None:
     """In a process that was forked: from which one. Python has no public name for it in the one that asks."""
     writer.send(os.getppid())
+
+
+@contextlib.contextmanager
+def without_script() -> Iterator[None]:
+    """Within it, a process that is started does not run the script that this one was started as.
+
+    multiprocessing has it do so, for what may be unpickled. A script that does its work without asking for its
+    `__name__` would do all of it once more in each of its runs.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def modules_of(node: Any) -> set[str]:
