@@ -111,7 +111,7 @@ class ExpertZeros(Zeros):
         return [self.experts.register_forward_pre_hook(begin), *super().attach(watcher)]
 
     def _begin(self, watcher: Watcher, experts: nn.Module, args: tuple[Any, ...]) -> None:
-        x, routing = args
+        x, routing = args[:2]
         at = places(routing.chosen, len(self.counts))
         missing = None if watcher.presence is None else watcher.presence.missing(x)
         tokens = x.new_zeros(x.shape[:2], dtype=torch.bool) if missing is None else missing
