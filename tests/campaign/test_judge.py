@@ -515,7 +515,7 @@ def test_a_real_campaign_goes_on_after_a_kill(
     assert found.proposal.runs[0].status == "ok"
 
 
-@pytest.mark.parametrize("in_process", [True, False])
+@pytest.mark.parametrize("in_process", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_run_that_was_killed_however_often_is_made_again(
     in_process: bool, ask: Callable[..., Judged], tmp_path: Path
 ) -> None:
