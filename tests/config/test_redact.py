@@ -232,9 +232,85 @@ def test_the_secrets_of_a_command_come_from_the_environment(monkeypatch: pytest.
         command_filled_in([f"question=Is {HIDDEN} in it?"])
 
 
-def test_identity_leaves_secrets_out() -> None:
-    def identity(**task: Any) -> str:
-        return fingerprint(RunConfig(options={"task": task}, axes={}))
+SERVICE = ["hf_ErFmYpQzkd0LxWb8", "0d9c3f41aa7be25560d9c3f41aa7be2556000000"]
 
-    assert identity(token="correct-horse") == identity(token="battery-staple") == identity(token=HIDDEN)
-    assert identity(tokenizer="bytes") != identity(tokenizer="chars")
+
+def identity(**options: Any) -> str:
+    return fingerprint(RunConfig(options=options, axes={}))
+
+
+def test_identity_leaves_secrets_out() -> None:
+    """Where there can be one: of loggers and callbacks any, elsewhere what only a service gives, and all passwords."""
+    for axis in ("logger", "callbacks"):
+        assert identity(**{axis: {"mine": {"token": "correct-horse"}}}) == identity(
+            **{axis: {"mine": {"token": HIDDEN}}}
+        )
+    for key in ("token", "api_key", "key"):
+        assert identity(task={key: SERVICE[0]}) == identity(task={key: SERVICE[1]}) == identity(task={key: HIDDEN})
+    assert identity(task={"password": "correct-horse"}) == identity(task={"password": "battery"})
+    assert identity(task={"tokenizer": "bytes"}) != identity(task={"tokenizer": "chars"})
+
+
+@pytest.mark.parametrize("key", ["key", "token", "query_key", "class_token", "memory_key"])
+@pytest.mark.parametrize("values", [("shared", "separate"), ("relu6", "tanh2"), ("a.b:c", "a.b:d"), (100000, 200000)])
+def test_a_setting_called_key_or_token_counts(key: str, values: tuple[Any, Any]) -> None:
+    """Also as it is written, by which a folder is compared with a command."""
+    for axis in ("task", "attention", "modal_fusion", "optimizer"):
+        configs = [RunConfig(options={axis: {key: value}}, axes={}) for value in values]
+        assert fingerprint(configs[0]) != fingerprint(configs[1])
+        for config in configs:
+            written = RunConfig.from_dict(config.shown())
+            assert fingerprint(written) == fingerprint(config)
+            assert written.shown() == config.shown()
+
+
+def test_a_choice_of_a_component_is_written_in_the_clear() -> None:
+    data = {
+        "attention": {"key": "shared", "token": "letmein-1", "password": "letmein", "api_key": "letmein"},
+        "task": {"key": "shared"},
+        "logger": {"mine": {"key": "shared", "attention": {"key": "letmein"}}},
+        "design": {"variants": {"wide": {"attention.key": "separate", "task.token": "letmein"}}},
+        "mine": {"key": "shared"},
+    }
+    shown = redact(data)
+    assert shown["attention"].pop("key") == "shared"
+    assert shown["design"]["variants"]["wide"].pop("attention.key") == "separate"
+    assert not {"shared", "separate", "letmein"} & set(re.findall(r"\w+", str(shown)))
+    assert redact_override("+attention.key=shared") == "+attention.key=shared"
+    assert redact_override("attention.key=a-b") == f"attention.key={HIDDEN}"
+    assert redact_override("task.key=shared") == f"task.key={HIDDEN}"
+    assert redact_yaml("attention: {key: shared}\n") == "attention: {key: shared}\n"
+
+
+def test_a_secret_that_counts_is_taken_from_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = redact({"task": {"token": "letmein-1"}})
+    assert re.fullmatch(r"\*\*\*-[0-9a-f]{4}", options["task"]["token"])
+    monkeypatch.setenv("TASK_TOKEN", "letmein-1")
+    assert filled_in(options) == {"task": {"token": "letmein-1"}}
+    monkeypatch.setenv("TASK_TOKEN", "letmein-2")
+    with pytest.raises(UserError, match=r"^task\.token: is a secret, and that of the environment is not the one "):
+        filled_in(options)
+
+
+def test_identity_is_the_same_whatever_words_the_environment_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    options = {
+        "attention": {"_target_": "ablab.model.attention.Windowed", "mode": "separate"},
+        "task": {"path": "data/mine.txt"},
+    }
+    config = RunConfig(options=options, axes={"attention": "windowed", "task": "copying_"})
+    (tmp_path / "data" / "mine.txt").touch()
+    before = fingerprint(config), config.shown()
+    for name, value in (
+        ("A", "windowed"),
+        ("B", "separate"),
+        ("C", "copying_"),
+        ("D", "attention"),
+        ("E", "data/mine.txt"),
+    ):
+        monkeypatch.setenv(f"{name}_TOKEN", value)
+    assert (fingerprint(config), config.shown()) == before
+    assert redact_override("attention=windowed") == "attention=windowed"

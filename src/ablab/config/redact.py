@@ -2,7 +2,8 @@
 
 A value is a secret where a word of its key says so (`api_key`, `hf_token`, `password`), wherever in the config, in an
 override or in a text of the form `key=value`; and so is the value of each variable of the environment that is named so,
-under whatever key it came. What is written shows `***` instead. The identity of a run leaves secrets out.
+under whatever key it came. What is written shows `***` instead. What is none of the two all the same, and what of a
+secret is part of a run's identity, is said in `plain_values`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ import yaml
 
 from ablab.config.axes import AXES
 from ablab.config.overrides import canonical
+from ablab.config.plain_values import HIDDEN, is_choice, is_hidden, stand_in
 from ablab.config.schema import Node
 from ablab.errors import UserError
-
-HIDDEN = "***"
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _ALWAYS = frozenset({"secret", "secrets", "password", "passwords", "passwd", "passphrase", "credential", "credentials"})
@@ -34,6 +34,9 @@ _HARMLESS = frozenset(
         *("state", "target", "text"),
     }
 )
+_OF_SERVICE = re.compile(
+    r"(?i)(api|access|auth|hf|private)[_-]?(key|token)$|authorization$"
+)  # named after none of ours
 _LONG_NUMBER = 10**5  # a shorter one under a key that is mostly one of a secret is a size
 _NO_VALUES = frozenset({"null", "None", "true", "false", "value", "VALUE"})  # the last two stand for any
 _SHORTEST = 8  # characters of a secret that is looked for under other keys
@@ -51,10 +54,14 @@ _ANCHOR = re.compile(r"&\S+\s+")
 
 def is_secret(key: str, value: object = "") -> bool:
     """Whether a value at a dotted key, or of a variable of the environment, is a secret."""
-    if value is None or isinstance(value, bool) or value in ("", HIDDEN):
+    if value is None or isinstance(value, bool) or value == "" or is_hidden(value):
         return False
     always, mostly = _named_by(key)
-    return always or (mostly and (isinstance(value, str) or (isinstance(value, int) and abs(value) >= _LONG_NUMBER)))
+    if always or not mostly:
+        return always
+    if isinstance(value, str):
+        return not is_choice(key, value) or _OF_SERVICE.search(key) is not None
+    return isinstance(value, int) and abs(value) >= _LONG_NUMBER
 
 
 @lru_cache(maxsize=10_000)  # of one config and environment, again and again
@@ -148,7 +155,10 @@ def _filled(key: str, node: Any, depth: int) -> Any:
         return {name: _filled(f"{key}.{name}", value, depth - 1) for name, value in node.items()}
     if not isinstance(node, str) or HIDDEN not in node:
         return node
-    return _from_environment(key, depth == 0 and node == HIDDEN)
+    found = _from_environment(key, depth == 0 and is_hidden(node))
+    if node != HIDDEN and stand_in(key, found) != node:
+        raise UserError(f"{key}: is a secret, and that of the environment is not the one that the run had")
+    return found
 
 
 def _word_filled(word: str) -> str:
@@ -181,7 +191,7 @@ def _of_environment() -> frozenset[str]:
 
 
 def _is_place(value: str) -> bool:
-    return os.path.isabs(value) and os.path.exists(value)
+    return os.sep in value and os.path.exists(value)
 
 
 def _leaves(key: str, data: Any) -> Iterator[tuple[str, Any]]:
@@ -201,7 +211,9 @@ def _redacted(key: str, data: Any, known: frozenset[str]) -> Any:
     if isinstance(data, list | tuple):
         return type(data)([_redacted(key, value, known) for value in data])
     if is_secret(key, data):
-        return HIDDEN
+        return HIDDEN if _named_by(key)[0] else stand_in(key, data)
+    if is_choice(key, data):
+        return data
     if _holds_overrides(key, data):
         return _hide_in_override(data, known)
     return _hide(data, known) if isinstance(data, str) else data
@@ -225,7 +237,9 @@ def _holds_overrides(key: str, data: object) -> bool:
 
 def _hide_in_override(word: str, known: frozenset[str]) -> str:
     if (whole := _OVERRIDE.fullmatch(word)) is not None:
-        word = _without_value(whole)
+        if (hidden := _without_value(whole)) == word and is_choice(whole["key"], whole["value"]):
+            return word
+        word = hidden
     if "{" in word:
         word = _ENTRY_OF_IT.sub(_without_value, word)
     return _hide(word, known)

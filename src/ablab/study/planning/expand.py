@@ -153,13 +153,13 @@ def _choices(overrides: Sequence[Override], zipped: Collection[str]) -> dict[str
                     f"{override.input_line}: needs a list of values, such as {key}=1,2,3; an interval is searched by "
                     "hydra/sweeper=optuna"
                 )
-            if is_secret(key, "text"):
-                raise UserError(f"{key}: is a secret, and no variant: give it one value, or leave it out")
             if plain == "name":
                 raise UserError(f"{override.input_line}: a sweep is one study, and has one name")
             values = [*map(str, not_too_many(override.sweep_string_iterator(), str(override.input_line)))]
             if not values:
                 raise UserError(f"{override.input_line}: gives no value at all; write {key}=1,2,3, or one value")
+            if any(is_secret(key, text) for text in values):
+                raise UserError(f"{key}: is a secret, and no variant: give it one value, or leave it out")
             values = values if key in zipped else list(dict.fromkeys(values))
             if plain.split(".")[0] in OF_THE_STUDY and len(values) > 1:
                 raise UserError(f"{override.input_line}: holds for the study as a whole, and cannot be swept over")
