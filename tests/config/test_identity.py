@@ -205,3 +205,26 @@ def test_what_differs_is_what_makes_another_run(config: Frozen) -> None:
     other["model"]["dropout"] = "x" * 100
     assert what_differs(other, config).endswith(f"model.dropout={'x' * 60}..., not 0.0; seed=7, not 0 and 1 more")
     assert what_differs(config, config) == "another version of ablab"
+
+
+def test_keys_of_two_types_have_an_order(config: Frozen) -> None:
+    """Those of a plan, which are texts, have the same."""
+    tables: list[Any] = [{10: 1, 2: 3, "a": {3: 1, "b": 2}}, {"a": {"b": 2, 3: 1}, 2: 3, 10: 1}]
+    found = [identity_of({**config, "attention": {"table": table}}) for table in tables]
+    assert found[0] == found[1] == identity_of({**config, "attention": {"table": json.loads(json.dumps(tables[0]))}})
+    assert identity_of({**config, "attention": {"table": {**tables[0], "a": 1}}}) != found[0]
+    assert what_differs({"x": {1: 2, "a": 3}}, {"x": {1: 2, "a": 4}}) == "x.a=3, not 4"
+
+
+def test_identities_of_finished_runs_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they were: users' runs and kept results would be trained again."""
+    monkeypatch.setattr(ablab.config.identity, "__version__", "0.2.0")
+    windowed = {"_target_": "a.B", "window": 8, "table": {1: 2, 3: 4}}
+    task = {"path": "data/a.txt", "token": "hf_ErFmYpQzkd0LxWb8"}
+    trainer = {"precision": "bf16-mixed", "compile": False}
+    secrets = {"logger": {"mine": {"token": "correct-horse"}}, "callbacks": {"mine": {"password": "a b"}}}
+    assert identity_of({"attention": windowed, "axes": {"attention": "windowed"}, "seed": 0}) == "3e44300c976f2741"
+    logger = {"wandb": {"api_key": "x"}}
+    whole = {"task": task, "logger": logger, "trainer": trainer, "seed": 3, "continue_from": "outputs/trunk"}
+    assert identity_of(whole) == "d1e3a489f5538860"
+    assert identity_of({**secrets, "attention": {"key": 64}}) == "894b3151553eaad2"

@@ -49,15 +49,26 @@ _LONGEST = 60  # characters of a value
 def fingerprint(config: RunConfig) -> str:
     """The identity of the run of a config: equal for equal computations, 16 hexadecimal digits.
 
-    A hash of the config without `IDENTITY_EXCLUDES` and secrets, and of the package's version.
+    A hash of the config without `IDENTITY_EXCLUDES` and secrets, and of the package's version. What may be a secret or
+    a setting counts by a hash of its own (`ablab.config.plain_values`).
     """
     return identity_of(config.to_dict())
 
 
 def identity_of(data: Node) -> str:
     """The same of a config as plain data."""
-    canonical = json.dumps([__version__, redact(_identity(data, ""))], sort_keys=True)
+    found = [__version__, redact(_identity(data, ""))]
+    try:
+        canonical = json.dumps(found, sort_keys=True)
+    except TypeError:  # numbers and texts as keys of one mapping, which have no order
+        canonical = json.dumps(_ordered(found))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _ordered(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _ordered(node[key]) for key in sorted(node, key=str)}
+    return [_ordered(each) for each in node] if isinstance(node, list) else node
 
 
 def _identity(node: Any, prefix: str) -> Any:
@@ -99,7 +110,7 @@ def _differences(one: Any, other: Any, prefix: str, excluded: Collection[str]) -
         if one != other:
             yield prefix.removesuffix("."), one, other
         return
-    for key in sorted(one.keys() | other.keys()):
+    for key in sorted(one.keys() | other.keys(), key=str):
         if (name := f"{prefix}{key}") not in excluded:
             off = OFF.get(name)
             yield from _differences(one.get(key, off), other.get(key, off), f"{name}.", excluded)
