@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from ablab.config import RunConfig
 from ablab.results.record import Record
 from ablab.results.store import RECORD_FILE, write_record
-from ablab.study.launch import finished_record, tell_replaced
+from ablab.study.launch import finished_record, tell_outdated, tell_replaced
 from ablab.study.plan_file import PlannedRun
 from ablab.study.planning.preflight import Preflight
 from ablab.study.planning.prepare import info_of
@@ -97,6 +99,41 @@ def test_the_same_run_on_other_data_is_not_finished(tiny_config: TinyConfig, tmp
     finally:
         corpus.write_text(text)
     assert finished_record(config, tmp_path, Preflight(), retry_failed=True) is not None
+
+
+@pytest.mark.parametrize(
+    ("began_from", "listed", "kept"),
+    [
+        ("one", ["one", "two"], True),
+        ("one", ["two"], False),
+        ("one", [], True),  # whose checkpoints are gone
+        ("one", None, True),
+        (None, ["two"], True),  # of an earlier version
+    ],
+)
+def test_a_fork_whose_trunk_was_trained_anew_is_not_finished(
+    tiny_config: TinyConfig,
+    tmp_path: Path,
+    began_from: str | None,
+    listed: list[str] | None,
+    kept: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trunk, folder = tmp_path / "trunk", tmp_path / "fork"
+    config = replace(tiny_config(), continue_from=str(trunk))
+    record = ended(config)
+    record.origin = began_from
+    folder.mkdir()
+    write_record(folder, record)
+    if listed is not None:
+        (trunk / "checkpoints").mkdir(parents=True)
+        (trunk / "checkpoints" / "checksums.json").write_text(json.dumps([{"sha256": each} for each in listed]))
+    outdated: list[Path] = []
+    found = finished_record(config, folder, Preflight(), retry_failed=False, outdated=outdated)
+    assert (found is not None) == kept
+    assert outdated == ([] if kept else [folder])
+    tell_outdated(outdated)
+    assert ("the checkpoint they went on from, have changed" in capsys.readouterr().err) == (not kept)
 
 
 def test_finished_runs_that_are_replaced_are_told(

@@ -17,8 +17,10 @@ from torch import Tensor
 from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.record import Record
+from ablab.results.store import CHECKPOINT_FOLDER
 from ablab.training.build import BuiltRun, build_strategy
 from ablab.training.checkpoint_folders import read_checkpoint
+from ablab.training.checkpoint_list import listed
 from ablab.training.fork import Fork
 from ablab.training.optimizers.groups import build_optimizer
 from ablab.training.run import _insert
@@ -51,8 +53,12 @@ def base(tiny_config: Compose, run: Run, tmp_path_factory: pytest.TempPathFactor
     return run(tiny_config(*COURSE, "trainer.max_steps=8"), tmp_path_factory.mktemp("base"))
 
 
-def test_the_baseline_goes_on_as_if_it_had_never_stopped(fork: Callable[..., Record], base: Record) -> None:
-    assert fork().metrics == base.metrics
+def test_the_baseline_goes_on_as_if_it_had_never_stopped(
+    fork: Callable[..., Record], base: Record, trunk: Path
+) -> None:
+    record = fork()
+    assert record.metrics == base.metrics
+    assert record.origin in {entry.sha256 for entry in listed(trunk / CHECKPOINT_FOLDER)}
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,7 @@ class Record:
     tuning: Node | None = None  # where the learning rate was tuned: the choice, the grid and its results
     rung: str | None = None  # the size of the ladder that the run is of: "d_model=64,n_layers=3"
     ladder: Node | None = None  # of such a run: what the ladder's rules made of it
+    origin: str | None = None  # the checksum of the other run's checkpoint that it went on from
     looks: list[Node] = field(
         default_factory=list
     )  # of the study before this run was planned, as its looks.json had them

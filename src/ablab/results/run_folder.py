@@ -217,7 +217,7 @@ def _damaged_weights(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     try:
-        listed = {entry["sha256"] for entry in parse_json((folder / CHECKSUM_FILE).read_bytes())}
+        listed = listed_checksums(folder)
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError, KeyError):
@@ -225,6 +225,16 @@ def _damaged_weights(folder: Path) -> list[str]:
     path = folder / "last.ckpt"
     whole = path.is_dir() or not path.exists() or path.stat().st_size > _LARGEST or _sha256(path) in listed
     return [] if whole else [f"{CHECKPOINT_FOLDER}/{path.name} is damaged"]
+
+
+def listed_checksums(checkpoints: Path) -> set[str]:
+    """The checksums of the checkpoints that are listed in their folder.
+
+    Raises:
+        FileNotFoundError: there is no list.
+        OSError, ValueError, TypeError, KeyError: it cannot be read.
+    """
+    return {entry["sha256"] for entry in parse_json((checkpoints / CHECKSUM_FILE).read_bytes())}
 
 
 def curves_sha256(folder: Path) -> str | None:

@@ -13,8 +13,8 @@ from ablab.config.identity import what_differs
 from ablab.config.schema import ExecutionConfig
 from ablab.errors import UserError
 from ablab.results.record import Record
-from ablab.results.run_folder import damage_of
-from ablab.results.store import RECORD_FILE, read_record
+from ablab.results.run_folder import damage_of, listed_checksums
+from ablab.results.store import CHECKPOINT_FOLDER, RECORD_FILE, read_record
 from ablab.study.events import Observer
 from ablab.study.launched import refuse_nodes
 from ablab.study.plan_file import Plan, PlannedRun
@@ -31,14 +31,16 @@ from ablab.training.begin import changed_data
 def finished_record(
     config: RunConfig, folder: Path, preflight: Preflight, retry_failed: bool, outdated: list[Path] | None = None
 ) -> Record | None:
-    """The record in `folder` if it is of this very run, on the same data, and the run is done with, else None.
+    """The record in `folder` if it is of this very run and the run is done with, else None.
+
+    It is of this run if data, and the checkpoint of another run that it went on from, are those that there are now.
 
     A run that went well or diverged is: it would do the same again. One that was interrupted goes on. One that failed
     is tried again where that was asked for, where it has attempts left that its supervisor did not live to make, and
     where a full disk stopped it.
 
     Args:
-        outdated: takes the folder of a run that would be done with, had its data not changed.
+        outdated: takes the folder of a run that would be done with, had its data, or its trunk, not changed.
     """
     try:
         record = read_record(folder / RECORD_FILE)
@@ -50,6 +52,10 @@ def finished_record(
     left = may_try_again(record.status, record.cause, record.attempts, config.execution.retries)
     if left or (record.status == "failed" and record.cause == "disk"):
         return None
+    if _began_elsewhere(config, record):
+        if outdated is not None:
+            outdated.append(folder)
+        return None
     if record.corpus is None:  # it failed before its data were read
         return record
     # The config says where the corpus lies; whether it is still the same is for its hash to say.
@@ -60,11 +66,27 @@ def finished_record(
     return None
 
 
+def _began_elsewhere(config: RunConfig, record: Record) -> bool:
+    """Whether the checkpoint that a run went on from is none of those that the other run has by now.
+
+    A trunk whose checkpoints are gone leaves its forks as they are.
+    """
+    if config.continue_from is None or record.origin is None:
+        return False
+    try:
+        listed = listed_checksums(Path(config.continue_from) / CHECKPOINT_FOLDER)
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+    return bool(listed) and record.origin not in listed
+
+
 def tell_outdated(folders: Sequence[Path]) -> None:
-    """Say in a line that finished runs are trained again, since their data are not what they were."""
+    """Say in a line that finished runs are trained again, since their data, or trunks, are not what they were."""
     if folders:
         more = f" and {len(folders) - 1} more" if len(folders) > 1 else ""
-        print(f"ablab: {folders[0]}{more}: trained again, since the data have changed", file=sys.stderr)
+        with_trunk = any(read_record(folder / RECORD_FILE).origin for folder in folders)
+        changed = "the data, or the checkpoint they went on from," if with_trunk else "the data"
+        print(f"ablab: {folders[0]}{more}: trained again, since {changed} have changed", file=sys.stderr)
 
 
 def tell_replaced(runs: Sequence[PlannedRun]) -> None:

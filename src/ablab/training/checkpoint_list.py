@@ -49,6 +49,7 @@ class Found:
     step: int
     rows: int = 0  # of the learning curves that there were when it was written
     rows_sha256: str | None = None
+    sha256: str | None = None  # as it is listed
 
     def changed_curves(self, run: Path) -> list[str]:
         """A line where the learning curves in the folder of the run are not those that it had written by then."""
@@ -72,7 +73,7 @@ def newest_whole(folder: Path, origin: Origin) -> tuple[Found | None, list[str]]
             continue
         entry = known.get(sha256_of(path))
         if entry is not None and (entry.run, entry.corpus) == (origin.run, origin.corpus):
-            return Found(path, entry.step, entry.rows, entry.rows_sha256), damaged
+            return Found(path, entry.step, entry.rows, entry.rows_sha256, entry.sha256), damaged
         if entry is None:
             damaged.append(f"{folder.name}/{name} is damaged (its checksum is not that of what was written)")
         elif entry.run == origin.run:

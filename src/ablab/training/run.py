@@ -268,6 +268,7 @@ def _checkpoint(config: RunConfig, folder: Path, origin: Origin, record: Record)
     if found is None:
         found, whose = origin_of(config, origin.corpus)
         record.notes += [whose] if whose else []
+        record.origin = found.sha256 if found else None
     return found
 
 
