@@ -45,13 +45,23 @@ def tab(folder: Path) -> tuple[Any, dict[str, Any]]:
     multiplexer = EventMultiplexer().AddRunsFromDirectory(str(folder)).Reload()
     context = Context(SimpleNamespace(data_provider=MultiplexerDataProvider(multiplexer, str(folder))))
     experiment = GetExperiment(RequestContext(), context, "", api_pb2.GetExperimentRequest()).run()
-    columns = [api_pb2.ColParams(hparam=info.name) for info in experiment.hparam_infos]
+    columns = [_as_the_page_asks(info) for info in experiment.hparam_infos]
     columns += [api_pb2.ColParams(metric=info.name) for info in experiment.metric_infos]
     request = api_pb2.ListSessionGroupsRequest(
         allowed_statuses=STATUSES, col_params=columns, aggregation_type=api_pb2.AGGREGATION_AVG, slice_size=100
     )
     rows = ListSessionGroups(RequestContext(), context, "", request).run()
     return experiment, {group.name: group for group in rows.session_groups}
+
+
+def _as_the_page_asks(info: Any) -> Any:
+    """A column with every value ticked, as it is at first."""
+    column = api_pb2.ColParams(hparam=info.name)
+    if len(info.domain_discrete):
+        column.filter_discrete.CopyFrom(info.domain_discrete)
+    elif info.HasField("domain_interval"):
+        column.filter_interval.CopyFrom(info.domain_interval)
+    return column
 
 
 def metrics(row: Any) -> dict[str, float]:
@@ -152,7 +162,7 @@ def test_nothing_is_a_value_among_numbers_too(tmp_path: Path) -> None:
     experiment, rows = tab(tmp_path)
     (column,) = experiment.hparam_infos
     assert (column.name, column.type) == ("trainer.gradient_clip_val", api_pb2.DATA_TYPE_STRING)
-    assert list(column.domain_discrete) == ["0.5", "null"]
+    assert list(column.domain_discrete) == []  # of which the tab would hide the row of the number
     shown = {name: row.hparams[column.name] for name, row in rows.items()}
     assert shown["trainer.gradient_clip_val=null"].string_value == "null"
     assert shown["trainer.gradient_clip_val=0.5"].number_value == 0.5
@@ -170,6 +180,24 @@ def test_hyperparameters_are_axes_overridden_settings_and_seed() -> None:
         "extra.x": "a b",
         "seed": 4,
     }
+
+
+def test_hyperparameters_are_those_of_a_named_variant_and_what_was_tuned() -> None:
+    variants = {"wide": {"model.d_model": 64, "attention": "lsh"}, "narrow": {"model.d_model": 32}}
+    config = {"design": {"variants": variants}, "model": {"d_model": 64}, "optimizer": {"lr": 0.01}}
+    for variant in ("wide", "task=text,wide"):
+        found = hyperparameters(
+            record("lsh", 4, variant=variant, config=config, tuning={"settings": {"optimizer.lr": 0.01}})
+        )
+        assert found.pop("task", "text") == "text"
+        assert found == {
+            "attention": "lsh",
+            "activation": "gelu",
+            "variant": "wide",
+            "model.d_model": 64,
+            "optimizer.lr": 0.01,
+            "seed": 4,
+        }
 
 
 def test_what_a_supervisor_and_a_report_read_needs_no_torch() -> None:

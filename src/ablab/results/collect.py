@@ -28,6 +28,7 @@ from ablab.results.interim import (
     united,
 )
 from ablab.results.kept import read_kept
+from ablab.results.names import name_of
 from ablab.results.record import Metric, Record
 
 
@@ -189,12 +190,3 @@ def _side_by_side(rows: Sequence[Mapping[str, Any]], besides: Collection[str] = 
     """Key -> its value in each row, None where a row has none."""
     keys = dict.fromkeys(key for row in rows for key in row if key not in besides)
     return {key: [row.get(key) for row in rows] for key in keys}
-
-
-def name_of(record: Record) -> str:
-    """Return the name that a study lists the variant of a run under, "" where it is known by its overrides."""
-    names = (record.config.get("design") or {}).get("variants") or {}
-    rest = record.variant  # "wide", or with what the command line gave before it, "task=text,wide"
-    while rest not in names and "," in rest:
-        rest = rest.partition(",")[2]
-    return rest if rest in names else ""

@@ -27,6 +27,7 @@ from ablab.config import Node
 from ablab.config.overrides import BETWEEN_OVERRIDES
 from ablab.config.value_types import is_number
 from ablab.results.factors import Settings
+from ablab.results.names import name_of
 from ablab.results.record import Record
 
 # Final metrics have a name of their own: under that of a learning curve, the last point of a curve that diverged
@@ -99,11 +100,20 @@ def experiment_files(folder: Path) -> list[Path]:
 
 
 def hyperparameters(record: Record) -> Settings:
-    """Return the options of all axes, the settings that the variant overrides, and the seed, by name."""
-    overrides = dict(override.split("=", 1) for override in BETWEEN_OVERRIDES.split(record.variant) if "=" in override)
+    """Return the options of all axes, the settings that the variant overrides, and the seed, by name.
+
+    Also what a variant with a name overrides, and that name, and the settings that were chosen by tuning.
+    """
+    name = name_of(record)
+    words = BETWEEN_OVERRIDES.split(record.variant.removesuffix(name).removesuffix(","))
+    overrides = dict(override.split("=", 1) for override in words if "=" in override)
     settings = {key.lstrip("+~"): text for key, text in overrides.items()}
+    named = record.config["design"]["variants"][name] if name else {}
+    tuned = (record.tuning or {}).get("settings") or {}
+    for more in (named, tuned):
+        settings |= {str(key).lstrip("+~"): str(value) for key, value in more.items()} if isinstance(more, dict) else {}
     typed = {key: _lookup(record.config, key, text) for key, text in settings.items() if key not in record.axes}
-    return {**record.axes, **typed, "seed": record.seed}
+    return {**record.axes, **typed, **({"variant": name} if name else {}), "seed": record.seed}
 
 
 def _columns(record: Record) -> Settings:
@@ -131,7 +141,10 @@ def _column(name: str, values: Iterable[Any]) -> api_pb2.HParamInfo:
         info.domain_interval.min_value, info.domain_interval.max_value = min(present), max(present)
     else:
         info.type = api_pb2.DATA_TYPE_STRING
-        info.domain_discrete.extend(sorted({str(value) for value in present}))
+        # A session has numbers as numbers, and the tab would look for them among the texts of a domain, in vain, and
+        # hide their rows. Without one it filters by a regular expression.
+        if all(isinstance(value, str) for value in present):
+            info.domain_discrete.extend(sorted(set(present)))
     return info
 
 
