@@ -1,7 +1,7 @@
 """Learning curves out of `metrics.csv`, fast enough for the runs of a large study.
 
-A file has a row per logged step and a column per metric, most of whose cells are empty. Only what is wanted is turned
-into numbers.
+A file has a row for each thing logged, several of one step among them, and a column per metric; most cells are empty.
+Only what is wanted is turned into numbers.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from ablab.results.evaluation import Evaluation, as_evaluation, file_name
 from ablab.results.record import Record
 
 CONFIG_FILE = "config.yaml"  # the resolved config
-METRICS_FILE = "metrics.csv"  # learning curves, one row per logged step
+METRICS_FILE = "metrics.csv"  # learning curves, a row for each thing logged
 RECORD_FILE = "record.json"  # how the run ended, written last
 LOG_FILE = "run.log"  # what the run printed, when it ran in a process of its own
 CHECKPOINT_FOLDER = "checkpoints"  # last.ckpt, the one before it, and best.ckpt

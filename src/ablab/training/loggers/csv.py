@@ -1,4 +1,4 @@
-"""The learning curves of a run as `metrics.csv`: one row per logged step, an empty cell where nothing was logged.
+"""The learning curves of a run as `metrics.csv`: a row for each thing logged, so several of one step.
 
 Lightning's own CSVLogger wants folders of versions, deletes an earlier file and holds rows back; a curve must survive
 a crash, and a resume must continue it.
