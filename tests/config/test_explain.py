@@ -54,6 +54,7 @@ def of_attention(wrong: str) -> str:
             "strategy: {microbatches: ...} in a file",
         ),
         ("tune=3", "tune=3: has settings by name; write tune.NAME=..."),
+        ("seeds=3", "seeds=3: has settings by name; write seeds.NAME=...; the seeds of runs are seed=0,1,2"),
         ("budget=[1]", "budget=[1]: has settings by name; write budget.NAME=..."),
         ("tune.optimizer=[1,2]", "tune.optimizer=[1,2]: has settings by name; write tune.optimizer.NAME=..."),
         ("tune.lr={a:1}", "tune.lr={a:1}: must be a list of a number or null"),

@@ -35,6 +35,9 @@ def test_a_thing_without_names_says_so() -> None:
         ("offline", ["logger.wandb.offline"]),
         ("quesion", ["question"]),
         ("xyzzy", []),
+        ("steps", ["trainer.max_steps"]),
+        ("epochs", ["trainer.max_steps"]),
+        ("heads", ["model.n_heads", "ladder.heads"]),
     ],
 )
 def test_the_last_part_of_a_setting_is_enough(wrong: str, meant: list[str]) -> None:
@@ -48,3 +51,9 @@ def test_every_setting_is_known_by_its_last_part() -> None:
         last = name.rpartition(".")[2]
         others = [each for each in known if each.endswith(f".{last}")]
         assert name in meant_by(last, known) or len(others) > 3, name
+
+
+def test_names_of_other_libraries_are_known() -> None:
+    assert meant_by("rotary", ["rope", "learned", "none"]) == ["rope"]
+    assert meant_by("swish", ["silu", "swiglu", "relu"]) == ["silu"]
+    assert meant_by("swish", ["swiglu", "relu"]) != ["silu"]

@@ -119,7 +119,8 @@ def _other_kind(error: Exception, text: str) -> str | None:
 
 
 def _by_name(given: str, key: str) -> str:
-    return f"{given}: has settings by name; write {key}.NAME=..."
+    instead = "; the seeds of runs are seed=0,1,2" if key == "seeds" else ""
+    return f"{given}: has settings by name; write {key}.NAME=...{instead}"
 
 
 _CANNOT_MERGE = re.compile(r"Cannot merge \w+ with \w+")

@@ -10,6 +10,14 @@ _FEW = 5  # of more than that
 _MOST_ENDS = 3  # names that end alike; with more of them the end says nothing
 _NEAR = 0.75  # of last parts, as "d_modle" is to "d_model"
 _AS_NEAR = 0.12  # less than that between two that may both be meant, as "seed" and "tune.seeds" by "seeds"
+# What others call it: no likeness of letters tells.
+_ELSEWHERE = {
+    "steps": "trainer.max_steps",
+    "epochs": "trainer.max_steps",
+    "heads": "model.n_heads",
+    "rotary": "rope",
+    "swish": "silu",
+}
 
 
 def nearest(wrong: str, known: Collection[str], listed: Collection[str] | None = None, see: str = "") -> str:
@@ -34,6 +42,8 @@ def nearest(wrong: str, known: Collection[str], listed: Collection[str] | None =
 
 def meant_by(wrong: str, known: Collection[str]) -> list[str]:
     """The names in `known` that were probably meant: one that is near, or a few whose last part is nearer."""
+    if (meant := _ELSEWHERE.get(wrong)) in known and meant is not None:
+        return [meant, *(name for name in known if name.endswith(f".{wrong}"))]
     whole = difflib.get_close_matches(wrong, list(known), n=1)
     near = {name: _alike(wrong, name.rpartition(".")[2]) for name in known if "." in name and "." not in wrong}
     best = max(near.values(), default=0.0)
