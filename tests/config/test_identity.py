@@ -189,6 +189,20 @@ def test_what_cannot_be_resolved_is_said_in_one_line(keys: dict[str, Any], line:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("keys", "plainly"),
+    [
+        *(({"trainer": {"precision": precision}}, {"trainer": {"precision": "32-true"}}) for precision in (32, "32")),
+        ({"trainer": {"precision": "bf16"}}, {"trainer": {"precision": "bf16-mixed"}}),
+        ({"continue_from": "./outputs/x/"}, {"continue_from": "outputs/x"}),
+    ],
+)
+def test_two_spellings_are_one_run(keys: dict[str, Any], plainly: dict[str, Any]) -> None:
+    assert resolved(**keys) == resolved(**plainly)
+    assert resolved(continue_from="a/../b").continue_from == "a/../b"  # a may be a link
+    assert resolved(trainer={"precision": None}).options["trainer"] == {"precision": None}
+
+
 def test_what_differs_is_what_makes_another_run(config: Frozen) -> None:
     """Of every key, each with another value; and an option is named by its axis, without its settings."""
     for path in leaves(config):

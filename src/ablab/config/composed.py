@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -70,7 +71,22 @@ def resolve(
     data["axes"] = {axis: choices[axis] for axis in AXES if choices.get(axis)}
     if "callbacks" in data and "callbacks" not in data["axes"]:  # several at once, of which Hydra keeps no choice
         data["axes"]["callbacks"] = "+".join(data["callbacks"]) or "none"
-    return RunConfig.from_dict({**data, "overrides": list(overrides)})
+    return RunConfig.from_dict({**data, **_in_one_spelling(data), "overrides": list(overrides)})
+
+
+def _in_one_spelling(data: Node) -> Node:
+    """What may be written in several ways that are one run, in the way by which the run is known."""
+    found: Node = {}
+    precision = (data.get("trainer") or {}).get("precision")
+    if isinstance(precision, str | int) and str(precision) in _PRECISIONS:
+        found["trainer"] = {**data["trainer"], "precision": _PRECISIONS[str(precision)]}
+    trunk = data.get("continue_from")
+    if isinstance(trunk, str) and trunk and ".." not in trunk.split(os.sep):  # which a link may lead elsewhere
+        found["continue_from"] = os.path.normpath(trunk)
+    return found
+
+
+_PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # as Lightning reads them
 
 
 def _check_numbers(data: Node) -> None:
