@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import psutil
 import pytest
 import torch
 from lightning import LightningModule
 from torch import nn
 
 from ablab.config import RunConfig
-from ablab.results.record import Cost
+from ablab.results.record import FUNCTION, Cost, Record
 from ablab.tasks.base import Task
 from ablab.training.build import build_task
 from ablab.training.build_model import build_model
-from ablab.training.cost import CostMeter, count_flops, count_parameters, flops_of, peak_memory
+from ablab.training.cost import CostMeter, count_flops, count_parameters, flops_of
+from ablab.training.peak_memory import forget_peak_memory, peak_memory
 
 TinyConfig = Callable[..., RunConfig]
 
@@ -126,6 +129,24 @@ def test_peak_memory_sees_what_is_used() -> None:
     held = torch.ones(before // 4 + 2**20)  # more than this process has ever had, written to
     assert peak_memory()[0] > max(before, held.nbytes) > 0
     assert method
+
+
+@pytest.mark.skipif(not forget_peak_memory(), reason="the system remembers the peak of a process for good")
+def test_peak_memory_is_that_of_the_training(
+    tiny_config: TinyConfig, run: Callable[..., Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not that of what is asked of the model before the first step."""
+    before, asked = [], torch.ones(2**27).nbytes
+
+    def ask(*args: object) -> dict[str, list[float]]:
+        before.append(psutil.Process().memory_info().rss)
+        torch.ones(2**27)
+        return {name: [] for name in FUNCTION}
+
+    monkeypatch.setattr("ablab.training.run.function_responses", ask)
+    cost = run(tiny_config("trainer.max_steps=2", "trainer.val_check_interval=2"), tmp_path).cost
+    assert cost.peak_memory_bytes is not None
+    assert 0.9 * before[0] < cost.peak_memory_bytes < before[0] + 0.8 * asked
 
 
 def fake_trainer() -> Any:

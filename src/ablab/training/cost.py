@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +24,7 @@ from ablab.results.record import Cost
 from ablab.tasks.base import Batch, Task
 from ablab.training.checkpoints import generators, set_generators
 from ablab.training.dispatcher import every_operator
+from ablab.training.peak_memory import forget_peak_memory, peak_memory
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -165,6 +164,11 @@ class CostMeter(Callback):
         self._evaluation_started = 0.0
         self._earlier_s = 0.0  # wall time until the checkpoint that the run goes on from
         self._earlier_peak = 0
+        self._of_all = ""  # what else is in the peak
+
+    def begin(self) -> None:
+        """Leave what was done beside the training so far out of its peak memory, where that can be."""
+        self._of_all = "" if forget_peak_memory() else ", with what is done before the first step"
 
     def state_dict(self) -> StateDict:
         return {
@@ -239,14 +243,7 @@ class CostMeter(Callback):
             cost.tokens_per_second = round(self._tokens_per_step / step_time_s, 1)
             if math.isfinite(self._processor_time_s):
                 cost.processor_time_s = round(steps * self._processor_time_s / self._timed_steps, 3)
-        peak, cost.peak_memory_method = peak_memory()
+        peak, method = peak_memory()
+        cost.peak_memory_method = method if "cuda" in method else method + self._of_all
         cost.peak_memory_bytes = max(peak, self._earlier_peak)
         return cost
-
-
-def peak_memory() -> tuple[int, str]:
-    """Peak memory of this process in bytes, and how it was measured."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated(), "torch.cuda.max_memory_allocated"
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "peak resident set of the process (ru_maxrss)"

@@ -206,6 +206,7 @@ def _train(
     record.stacked = seat.size if seat else None
     if world().rank == 0:
         _look_ahead(built, module, trainer.strategy.root_device, record)
+    meter.begin()
     if checkpoint and not own and (trunk := trunk_of(config)):
         module.convert = partial(_insert, Fork(trunk, built), strategy, record)
     try:

@@ -13,7 +13,7 @@ from torch.optim.optimizer import StateDict
 from ablab.model.ranks import of_all_ranks
 from ablab.results.communication import MEASURED, Communication
 from ablab.training.callbacks import ends_step
-from ablab.training.cost import peak_memory
+from ablab.training.peak_memory import peak_memory
 from ablab.training.strategies.base import parallel
 from ablab.training.traffic.counter import Traffic
 from ablab.training.traffic.intervals import thread_clock
