@@ -89,6 +89,7 @@ future.LastTokenSummary           attention     future
 future.FutureInTraining           attention     future
 future.FarFuture                  attention     future
 future.FutureByMaximum            attention     future
+long.BlockEdge                    attention     future
 lengths.JoinedWithoutTransposing  attention     future
 lengths.WholeChunkSeen            attention     future
 lengths.BothDirections            attention     future

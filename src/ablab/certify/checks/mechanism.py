@@ -9,7 +9,7 @@ import torch
 from ablab.certify.checks.causality import tokens
 from ablab.certify.outcomes import Skipped, require
 from ablab.certify.passes import as_dtype, in_mode
-from ablab.certify.subject import Subject
+from ablab.certify.subject import LONG, Subject
 from ablab.model.attention.base import AttentionCore, repeat_heads
 from ablab.model.attention.layer import MultiHeadAttention
 from ablab.model.mechanism import MechanismProbe, probe_outputs
@@ -51,20 +51,19 @@ def visits(subject: Subject) -> str:
     model, count = subject.model(), 0
     if any(type(each) is not MultiHeadAttention for each in subject.own(model).values()):
         raise Skipped("a layer of its own, whose core goes by more than queries and keys")
-    ids = tokens(subject, LENGTH)
     for name, core in model.named_modules():
         if not isinstance(core, AttentionCore) or type(core).visited is AttentionCore.visited:
             continue
         seen: list[tuple[torch.Tensor, ...]] = []
         handle = core.register_forward_hook(lambda module, args, out, seen=seen: seen.append((*args[:3], out)))
         with torch.no_grad(), in_mode(model, train=False):
-            model(ids)
+            for length in (LENGTH, LONG):
+                model(tokens(subject, length))
         handle.remove()
-        if not seen or not all(isinstance(each, torch.Tensor) for each in seen[0]):
-            continue
-        q, k, v, out = seen[0]
-        _check_weights(name, core, q, k, v, out)
-        count += 1
+        told = [each for each in seen if all(isinstance(one, torch.Tensor) for one in each)]
+        for q, k, v, out in told:
+            _check_weights(name, core, q, k, v, out)
+        count += bool(told)
     if not count:
         raise Skipped("its core does not tell which keys it visits")
     return f"the weights that {count} cores tell of make their outputs, and are zero for keys that are not visited"
@@ -73,13 +72,13 @@ def visits(subject: Subject) -> str:
 def _check_weights(
     name: str, core: AttentionCore, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor
 ) -> None:
-    positions = torch.arange(LENGTH)
+    positions = torch.arange(q.shape[2])
     with torch.no_grad():
         weights = core.weights(q, k, positions)
         visited = core.visited(q, k, positions).expand(weights.shape)
     require(not bool(weights[~visited].any()), f"{name}: tells of weight on keys that it says it does not visit")
     require(bool((weights >= 0).all()), f"{name}: tells of weights below zero")
-    future = torch.arange(LENGTH) > positions[:, None]
+    future = torch.arange(k.shape[2]) > positions[:, None]
     require(not bool((visited & future).any()), f"{name}: says that queries visit keys behind them")
     expected = weights @ repeat_heads(v, weights.shape[1])
     apart = float((expected - out).abs().max() / out.abs().max().clamp(min=1e-30))
