@@ -90,6 +90,11 @@ future.FutureInTraining           attention     future
 future.FarFuture                  attention     future
 future.FutureByMaximum            attention     future
 long.BlockEdge                    attention     future
+long.LongestSeen                  attention     future        cut
+long.LongWithoutMask              attention     padding
+long.CacheOf128                   attention     decoding
+long.LargeInLong                  attention     finite
+long.LossOfLongBatches            attention     batch         microbatches
 lengths.JoinedWithoutTransposing  attention     future
 lengths.WholeChunkSeen            attention     future
 lengths.BothDirections            attention     future

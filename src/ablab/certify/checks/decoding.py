@@ -8,16 +8,19 @@ from torch import Tensor
 from ablab.certify.checks.causality import tokens
 from ablab.certify.outcomes import Skipped, require
 from ablab.certify.passes import Model, difference
-from ablab.certify.subject import Subject
+from ablab.certify.subject import LONGEST, Subject
 from ablab.model.decoding import Decoder, without_cache
 
 LENGTHS = (90, 37, 5)
 CHUNKS = (9, 1, 1, 70, 3)
-# By what is said of them: so many tokens at a time, and whether guesses are made and taken back.
+FAR = (LONGEST - 20,)  # beyond where the options of the menu begin to leave something out
+# By what is said of them: samples of which lengths, so many tokens at a time, and whether guesses are made and taken
+# back.
 PASSES = {
-    "one by one": ((1,), False),
-    "in chunks": (CHUNKS, False),
-    "after guesses that were taken back": (CHUNKS, True),
+    "one by one": (LENGTHS, (1,), False),
+    "in chunks": (LENGTHS, CHUNKS, False),
+    "after guesses that were taken back": (LENGTHS, CHUNKS, True),
+    "in a long sequence": (FAR, (70, 30, 89, 1), False),
 }
 ROUNDING = 1e-8
 
@@ -29,11 +32,12 @@ def decodes(subject: Subject) -> str:
     model = subject.model().eval()
     if (line := without_cache(model)) is not None:
         raise Skipped(line)
-    ids, worst = tokens(subject, max(LENGTHS), 0, len(LENGTHS)), 0.0
+    worst = 0.0
     with torch.no_grad():
-        whole = [model(ids[row : row + 1, :length])[0] for row, length in enumerate(LENGTHS)]
-        for said, (sizes, guesses) in PASSES.items():
-            decoded = _decoded(model, ids, sizes, guesses=guesses)
+        for said, (lengths, sizes, guesses) in PASSES.items():
+            ids = tokens(subject, max(lengths), 0, len(lengths))
+            whole = [model(ids[row : row + 1, :length])[0] for row, length in enumerate(lengths)]
+            decoded = _decoded(model, ids, lengths, sizes, guesses=guesses)
             for row, (own, out) in enumerate(zip(decoded, whole, strict=True)):
                 found = difference(out, own)
                 where = ((out - own).abs().amax(-1) > ROUNDING * out.square().mean().sqrt()).nonzero()
@@ -42,26 +46,28 @@ def decodes(subject: Subject) -> str:
                     found <= ROUNDING, f"decoded {said}, logits differ from the whole sequence's by {found:.1e}{first}"
                 )
                 worst = max(worst, found)
-    return f"{len(LENGTHS)} samples of {min(LENGTHS)} to {max(LENGTHS)} tokens, {' and '.join(PASSES)}: {worst:.0e}"
+    return f"samples of {min(LENGTHS)} to {FAR[0]} tokens, {', '.join(PASSES)}: {worst:.0e}"
 
 
-def _decoded(model: Model, ids: Tensor, sizes: tuple[int, ...], *, guesses: bool) -> list[Tensor]:
+def _decoded(
+    model: Model, ids: Tensor, lengths: tuple[int, ...], sizes: tuple[int, ...], *, guesses: bool
+) -> list[Tensor]:
     """The logits of each sample (T, vocabulary), in passes of so many tokens; the last number for all that are left.
 
     Args:
         guesses: before each pass but the first its tokens are given with the second half of them wrong, and what is
             wrong is taken back, as drafts are.
     """
-    decoder = Decoder(model, batch=len(LENGTHS), capacity=max(LENGTHS))
-    parts: list[list[Tensor]] = [[] for _ in LENGTHS]
-    have = [0] * len(LENGTHS)
-    later = iter((*sizes, *[sizes[-1]] * max(LENGTHS)))
-    while tuple(have) != LENGTHS:
+    decoder = Decoder(model, batch=len(lengths), capacity=max(lengths))
+    parts: list[list[Tensor]] = [[] for _ in lengths]
+    have = [0] * len(lengths)
+    later = iter((*sizes, *[sizes[-1]] * max(lengths)))
+    while tuple(have) != lengths:
         if not any(have) and sizes[0] > 1:
-            counts = [max(1, length // 3) for length in LENGTHS]
+            counts = [max(1, length // 3) for length in lengths]
         else:
             size = next(later)
-            counts = [min(size, length - before) for before, length in zip(have, LENGTHS, strict=True)]
+            counts = [min(size, length - before) for before, length in zip(have, lengths, strict=True)]
         if guesses and any(have):
             right = [count // 2 for count in counts]
             mark = decoder.mark()

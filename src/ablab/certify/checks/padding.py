@@ -8,11 +8,13 @@ from torch import Tensor
 from ablab.certify.checks.causality import ROUNDING, said, tokens
 from ablab.certify.outcomes import Failed, Skipped, require
 from ablab.certify.passes import LATE, Model, difference, first_place, in_mode, logits
-from ablab.certify.subject import Subject
+from ablab.certify.subject import LONG, Subject
 from ablab.model.objective.base import IGNORED
 from ablab.model.protocols import has_penalties
 
 LENGTH = 70
+# So many tokens of so many; in long ones both are beyond where the options of the menu begin to leave something out.
+CUT = ((5, LENGTH), (33, LENGTH), (64, LENGTH), (LONG - 8, LONG))
 
 
 def padding(subject: Subject) -> str:
@@ -26,7 +28,8 @@ def padding(subject: Subject) -> str:
             for train in (False, True):
                 found = _moved(subject, model, kind, mask, train)
                 largest, count = max(largest, found), count + 1
-        _check_gradients(subject, model, masks()["holes"])
+        for kind in ("holes", "all places, in a long sequence"):
+            _check_gradients(subject, model, masks()[kind])
     _check_penalty(subject)
     return f"{count} masks, modes and directions: other content moves outputs elsewhere by at most {largest:.0e}"
 
@@ -38,32 +41,34 @@ def padded_like_cut(subject: Subject) -> str:
     largest = 0.0
     for causal in subject.ways:
         model = subject.model(causal=causal)
-        for length in (5, 33, 64):
-            ids = tokens(subject, LENGTH)
-            mask = (torch.arange(LENGTH) >= length).expand(2, -1)
+        for length, whole in CUT:
+            ids = tokens(subject, whole)
+            mask = (torch.arange(whole) >= length).expand(2, -1)
             found = difference(logits(model, ids[:, :length]), logits(model, ids, mask)[:, :length])
             require(
                 found <= ROUNDING,
-                f"{'' if causal else 'not '}causal: {length} tokens with {LENGTH - length} of padding behind them are "
+                f"{'' if causal else 'not '}causal: {length} tokens with {whole - length} of padding behind them are "
                 f"answered otherwise than alone, by {found:.1e} of the size",
             )
             largest = max(largest, found)
-    return f"5, 33 and 64 tokens alone, and with padding up to {LENGTH}: outputs differ by at most {largest:.0e}"
+    said = ", ".join(f"{length} of {whole}" for length, whole in CUT)
+    return f"{said} tokens, alone and with padding behind: outputs differ by at most {largest:.0e}"
 
 
 def masks() -> dict[str, Tensor]:
     """By kind, (3, T), true where no token is."""
-    place = torch.arange(LENGTH)
+    place, far = torch.arange(LENGTH), torch.arange(LONG)
     none = torch.zeros(LENGTH, dtype=torch.bool)
     return {
         "left": torch.stack([place < 9, place < 40, none]),
         "right": torch.stack([place >= 61, place >= 3, none]),
         "holes": torch.stack([place % 3 == 1, (place > 20) & (place < 50), place >= 0]),
+        "all places, in a long sequence": torch.stack([far < 140, far >= 150, far % 3 == 1]),
     }
 
 
 def _moved(subject: Subject, model: Model, kind: str, mask: Tensor, train: bool) -> float:
-    ids, others = tokens(subject, LENGTH, 0, 3), tokens(subject, LENGTH, 1, 3)
+    ids, others = (tokens(subject, mask.shape[1], seed, 3) for seed in (0, 1))
     before = logits(model, ids, mask, train=train)
     after = logits(model, torch.where(mask, others, ids), mask, train=train)
     way = "causal" if model.causal else "not causal"
@@ -90,7 +95,7 @@ def _check_gradients(subject: Subject, model: Model, mask: Tensor) -> None:
     handle = model.embedding.register_forward_hook(keep)
     try:
         with in_mode(model, train=True):
-            out = model(tokens(subject, LENGTH, 0, 3), mask)
+            out = model(tokens(subject, mask.shape[1], 0, 3), mask)
     finally:
         handle.remove()
     (reached,) = torch.autograd.grad(out[~mask].square().sum(), seen[0])

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ablab.certify.checks.causality import ROUNDING
 from ablab.certify.outcomes import Failed, Skipped, require
 from ablab.certify.passes import Model, as_dtype, difference, gradients, in_mode, logits, loss
-from ablab.certify.subject import Subject
+from ablab.certify.subject import LONG, Subject
 from ablab.tasks.base import Inputs
 
 LENGTH = 40
@@ -119,6 +119,9 @@ def extremes(subject: Subject) -> str:
     for said, (factor, offset) in ways.items():
         with _scaled(subject, model, factor, offset):
             _check_finite(subject, model, inputs, f"inputs {said}")
+        if factor > 1 and not subject.several:
+            with _scaled(subject, model, factor, offset):
+                _check_finite(subject, model, subject.inputs(1, LONG), f"{LONG} tokens, inputs {said}")
     _check_finite(subject, model, alike, "one token throughout")
     return f"inputs of its modules as {', '.join(ways)}, one token throughout: all finite in float32"
 

@@ -12,7 +12,7 @@ from ablab.certify.checks.causality import ROUNDING
 from ablab.certify.checks.independence import picked
 from ablab.certify.outcomes import Failed, Skipped, require
 from ablab.certify.passes import LATE, as_dtype, difference, gradients, loss
-from ablab.certify.subject import Subject
+from ablab.certify.subject import LONG, Subject
 
 
 def registered(subject: Subject) -> str:
@@ -83,12 +83,12 @@ _TWO_DEVICES = ("is not on the expected device", "two devices", "same device", "
 def microbatches(subject: Subject) -> str:
     """The gradient of a batch is the mean of its halves', as data parallel training and accumulation have it."""
     model, largest, place = subject.model(), 0.0, ""
-    inputs = subject.inputs(4, 70)
-    targets = subject.targets(inputs)
-    for step in (0, LATE):
+    for count, length, step in ((4, 70, 0), (4, 70, LATE), (2, LONG, LATE)):
+        inputs = subject.inputs(count, length)
+        targets = subject.targets(inputs)
         whole = gradients(model, loss(model, inputs, targets, step=step, penalties=False))
         halves = []
-        for order in ([0, 1], [2, 3]):
+        for order in (list(range(count // 2)), list(range(count // 2, count))):
             value = loss(model, picked(inputs, order), targets[order], step=step, penalties=False)
             halves.append(gradients(model, value))
         for name, gradient in whole.items():
