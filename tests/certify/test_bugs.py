@@ -55,6 +55,13 @@ def test_what_goes_wrong_in_long_sequences_alone_is_found(entry: Entry) -> None:
     assert "raises" not in found.text()
 
 
+@pytest.mark.parametrize("check", ["gradients", "effects"])
+def test_a_table_of_rows_that_few_tokens_ask_for_is_let_through(check: str) -> None:
+    """And so is a lower bound, of which one value is refused and all others are as good."""
+    found = certify("decoys.parts.TokenRows", axis="feed_forward", checks=[check])
+    assert found.passed, found.text()
+
+
 @pytest.mark.parametrize("entry", list(ODD.values()), ids=lambda entry: entry.target)
 def test_a_right_one_is_let_through(entry: Entry) -> None:
     found = certified(entry)

@@ -281,6 +281,7 @@ ends.MeanSize            norm
 ends.JitteredPosition    position
 parts.SoftExperts         feed_forward
 parts.ById                feed_forward
+parts.TokenRows           feed_forward
 parts.Narrow              feed_forward
 ends.FirstAndLast        layer_fusion
 ends.ConfidenceAsked     objective

@@ -181,3 +181,18 @@ class Narrow(FeedForward):
     def forward(self, x: Tensor, key_padding_mask: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
         y: Tensor = self.down(self.up(x) * self.gate(x))
         return y
+
+
+class TokenRows(Dense):
+    """Adds a learned row for each token, found by its number modulo the rows, in a parameter of its own."""
+
+    def __init__(self, spec: LayerSpec, *, activation: Activation, rows: int = 64, least: int = 1) -> None:
+        super().__init__(spec, activation=activation)
+        if least < 1:
+            raise ValueError("least must be at least 1")
+        self.table = nn.Parameter(torch.full((max(rows, least), spec.d_model), 0.02))
+
+    def forward(self, x: Tensor, key_padding_mask: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
+        assert ids is not None
+        y: Tensor = super().forward(x) + self.table[ids % len(self.table)]
+        return y

@@ -36,7 +36,7 @@ def effects(subject: Subject) -> str:
     if not values:
         raise Skipped("it has no settings")
     hints = hints_of(subject.node["_target_"])
-    others = {name: [*_others(value, hints.get(name))] for name, value in values.items()}
+    others = {name: [*dict.fromkeys(_others(value, hints.get(name)))] for name, value in values.items()}
     plain = _Plain(subject)
     tried, beyond = 0, []
     for name, value in values.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,10 +91,17 @@ def reached(subject: Subject) -> str:
     tables = {name for name in own if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Embedding)}
     whole = {name for name in own if name in touched and not name.endswith(WITHOUT)} - tables  # of rows that none asked
     parts = {name: _untouched(touched[name]) for name in own if name in whole}
+    if any(parts.values()):
+        tables = looked_up(model, _loss(subject, model))
+        parts |= {name: _untouched(_asked(touched[name])) for name in whole & tables}
     dead = {name: share for name, share in parts.items() if share > 0}
     if dead:
         name, share = max(dead.items(), key=lambda each: each[1])
-        require(share < 0.2, f"{name}: {share:.0%} of its numbers get no gradient from any input that was tried")
+        require(
+            share < 0.2,
+            f"{name}: {share:.0%} of its numbers get no gradient from any input that was tried; of a "
+            "table that tokens ask for rows by number, rows that none asks for are left out",
+        )
     late = _never_learned(subject)
     require(not late, f"{', '.join(late)}: from the initial values no gradient comes in {STEPS} steps of training")
     rest = f"; at most {max(dead.values()):.0%} of a tensor without" if dead else ""
@@ -125,6 +133,37 @@ def _reach(subject: Subject, model: Model) -> tuple[dict[str, float | None], dic
                 sizes[name] = max(sizes[name] or 0.0, largest if largest > 1e-14 else 0.0)
                 touched[name] = touched.get(name, torch.zeros_like(gradient, dtype=torch.bool)) | (gradient != 0)
     return sizes, touched
+
+
+def _loss(subject: Subject, model: Model) -> Tensor:
+    inputs = subject.inputs(2, 40)
+    return loss(model, inputs, subject.targets(inputs))
+
+
+def looked_up(model: Model, value: Tensor) -> set[str]:
+    """Tables (rows, width) of which a pass has taken rows by their numbers, and done nothing else with them."""
+    names = {id(each): name for name, each in model.named_parameters() if each.ndim == 2}
+    found, otherwise, seen = set[str](), set[str](), set[Any]()
+    left = [value.grad_fn]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        for before, _ in node.next_functions:
+            if (name := names.get(id(getattr(before, "variable", None)))) is not None:
+                (found if node.name().startswith(_LOOK_UPS) else otherwise).add(name)
+            left.append(before)
+    return found - otherwise
+
+
+_LOOK_UPS = ("EmbeddingBackward", "IndexBackward", "IndexSelectBackward")
+
+
+def _asked(touched: Tensor) -> Tensor:
+    """The rows of a table that got any gradient; all, if none did."""
+    rows = touched.flatten(1).any(1)
+    return touched[rows] if bool(rows.any()) else touched
 
 
 def _untouched(touched: Tensor) -> float:
