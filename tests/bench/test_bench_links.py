@@ -106,6 +106,7 @@ def test_the_furthest_from_one_is_told() -> None:
         ({"strategies": ("single",)}, "--strategies single: has nothing to send"),
         ({"strategies": ("local_sgd",), "steps": 5}, "--steps 5: must be a multiple of 10"),
         ({"output": Path("/nowhere/at/all.json")}, "no such folder"),
+        ({"output": Path("/")}, "--json /: is a folder"),
     ],
 )
 def test_what_cannot_be_is_refused(corpus: Path, changes: dict[str, object], said: str) -> None:

@@ -102,6 +102,13 @@ def test_what_cannot_be(steps: int, rounds: int, overrides: list[str], words: st
         bench_loop([*tiny, *overrides], steps=steps, rounds=rounds, output=None)
 
 
+def test_a_folder_is_no_file_for_figures(tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is said before anything is measured."""
+    monkeypatch.setattr(loop, "_measure", lambda *args: pytest.fail("was measured"))
+    with pytest.raises(UserError, match=re.escape(f"--json {tmp_path}: is a folder")):
+        bench_loop(tiny, steps=2, rounds=1, output=tmp_path)
+
+
 def test_figures_are_of_totals_and_their_spread_of_tenths() -> None:
     counts = ("max_steps", "val_check_interval", "log_every_n_steps", "accumulate_grad_batches")
     config = RunConfig(options={"trainer": dict.fromkeys(counts, 1) | {"gradient_clip_val": None}}, axes={})

@@ -46,5 +46,7 @@ def test_what_cannot_be_is_refused(corpus: Path, tmp_path: Path) -> None:
         bench_runs(TINY, 0, None)
     with pytest.raises(UserError, match="no such folder"):
         bench_runs(TINY, 1, tmp_path / "nowhere" / "runs.json")
+    with pytest.raises(UserError, match="is a folder"):
+        bench_runs(TINY, 1, tmp_path)
     with pytest.raises(UserError, match=r"model\.n_heads=7"):
         bench_runs([*TINY, f"task.path={corpus}", "model.n_heads=7"], 1, None)

@@ -38,6 +38,7 @@ def test_strategies_in_turn(tmp_path: Path) -> None:
     [
         ({"rounds": 0}, "--rounds 0: must be at least 1"),
         ({"output": Path("/nowhere/figures.json")}, "no such folder"),
+        ({"output": Path("/")}, "--json /: is a folder"),
         ({"strategies": ["ddp,trainer.devices=1"]}, "needs at least 2 processes"),
     ],
 )

@@ -68,6 +68,7 @@ def test_models_are_measured_one_after_the_other(corpus: Path, tmp_path: Path) -
     [
         (lambda: Request(widths=(64,)), "--widths 64: give two or more"),
         (lambda: Request(steps=0), "--steps 0: must be at least 1"),
+        (lambda: Request(output=Path.cwd()), f"--json {Path.cwd()}: is a folder"),
         (lambda: require_picture(Path("widths.txt")), "--figure widths.txt: must end in .svg or .png or .pdf"),
         (lambda: require_picture(Path("nowhere/widths.svg")), "--figure nowhere/widths.svg: no such folder"),
     ],

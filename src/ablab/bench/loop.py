@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import OmegaConf, open_dict
 
+from ablab.bench.output import check_output
 from ablab.bench.runners import BareLoop, LightningRunner, PlainModule
 from ablab.config import RunConfig, conf_folder, register_schema, resolve
 from ablab.config.explain import ConfigErrors, explain
@@ -53,6 +54,7 @@ def bench_loop(overrides: list[str], steps: int, rounds: int, output: Path | Non
         raise UserError(f"--steps {steps} --rounds {rounds}: both must be at least 1")
     total = steps * (rounds + 1)
     config = compose_config([*overrides, f"trainer.max_steps={total}"])
+    check_output(output)
     if config.world_size != 1:
         raise UserError(
             f"{config.chosen('strategy')}: bench loop measures one process; ablab bench strategies compares several"
@@ -64,8 +66,6 @@ def bench_loop(overrides: list[str], steps: int, rounds: int, output: Path | Non
             f"trainer.precision={config.trainer.precision}: bench loop compares loops in single precision; leave it out"
         )
     Preflight().check(config)
-    if output is not None and not output.parent.is_dir():
-        raise UserError(f"--json {output}: no such folder")
     with tempfile.TemporaryDirectory() as folder:
         tokens_per_batch, measured = _measure(config, Path(folder), steps, rounds + 1)
     figures = _figures(measured[1:], config, tokens_per_batch)

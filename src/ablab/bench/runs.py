@@ -16,6 +16,7 @@ from statistics import median
 from typing import NamedTuple
 
 from ablab.bench.loop import compose_config
+from ablab.bench.output import check_output
 from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.record import Record
@@ -45,8 +46,7 @@ def bench_runs(overrides: list[str], rounds: int, output: Path | None) -> str:
     """
     if rounds < 1:
         raise UserError(f"--rounds {rounds}: must be at least 1")
-    if output is not None and not output.parent.is_dir():
-        raise UserError(f"--json {output}: no such folder")
+    check_output(output)
     config = compose_config([*overrides, "strategy=single"])
     Preflight().check(config)
     freeze_code([config])

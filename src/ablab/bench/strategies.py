@@ -12,6 +12,7 @@ from statistics import median
 import pandas as pd
 
 from ablab.bench.loop import compose_config
+from ablab.bench.output import check_output
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.study.planning.preflight import Preflight
@@ -48,8 +49,7 @@ def bench_strategies(
     """
     if rounds < 1:
         raise UserError(f"--rounds {rounds}: must be at least 1")
-    if output is not None and not output.parent.is_dir():
-        raise UserError(f"--json {output}: no such folder")
+    check_output(output)
     length = [f"trainer.max_steps={steps}", f"trainer.val_check_interval={steps}", "logger={}"]
     configs = {}
     for name in strategies:

@@ -19,6 +19,7 @@ from ablab.bench.attention.measure import Effort, measure
 from ablab.bench.attention.package_peers import flash_attn, local_attention, reformer
 from ablab.bench.attention.results import Results, first_line, write
 from ablab.bench.attention.tables import lines, render, tables
+from ablab.bench.output import check_output
 from ablab.errors import UserError
 from ablab.training.provenance import machine
 
@@ -106,10 +107,7 @@ class Request:
             if not getattr(self.effort, name) > 0:
                 raise UserError(f"--{name[:-2].replace('_', '-')} {getattr(self.effort, name)}: must be above 0")
         for option, path in (("--json", self.json), ("--figure", self.figure)):
-            if path is not None and not path.parent.is_dir():
-                raise UserError(f"{option} {path}: no such folder")
-            if path is not None and path.is_dir():
-                raise UserError(f"{option} {path}: is a folder")
+            check_output(path, option)
         if self.figure is not None and self.figure.suffix not in SUFFIXES:
             raise UserError(f"--figure {self.figure}: must end in {' or '.join(SUFFIXES)}")
 

@@ -17,6 +17,7 @@ from ablab.bench.decode.entries import BASE, Entry, Sizes, attention_entry, reci
 from ablab.bench.decode.measure import Timed, measure
 from ablab.bench.decode.tables import lines, tables
 from ablab.bench.layers.measure import WARM_UP, Effort
+from ablab.bench.output import check_output
 from ablab.config import conf_folder
 from ablab.config.nearest import nearest
 from ablab.errors import UserError
@@ -60,8 +61,7 @@ class Request:
         for option in self.attentions or ():
             if option not in (known := ["full", *menu()]):
                 raise UserError(f"--attentions {option}: no such option{nearest(option, known)}")
-        if self.json is not None and (self.json.is_dir() or not self.json.parent.is_dir()):
-            raise UserError(f"--json {self.json}: {'is a folder' if self.json.is_dir() else 'no such folder'}")
+        check_output(self.json)
 
     @property
     def longest(self) -> int:

@@ -18,6 +18,7 @@ from ablab.bench.layers import compressed, experts, linear
 from ablab.bench.layers.measure import Effort, Timed, measure
 from ablab.bench.layers.pair import Kind, Sizes
 from ablab.bench.layers.tables import lines, tables
+from ablab.bench.output import check_output
 from ablab.errors import UserError
 from ablab.results.store import write_atomically
 from ablab.training.provenance import machine
@@ -52,8 +53,7 @@ class Request:
                 raise UserError(f"--{name} {value}: must be at least 1")
         if self.effort.clock not in CLOCKS:
             raise UserError(f"--clock {self.effort.clock}: there are {', '.join(CLOCKS)}")
-        if self.json is not None and (self.json.is_dir() or not self.json.parent.is_dir()):
-            raise UserError(f"--json {self.json}: {'is a folder' if self.json.is_dir() else 'no such folder'}")
+        check_output(self.json)
 
 
 def request(options: Namespace) -> Request:

@@ -19,6 +19,7 @@ from typing import Any
 from ablab.bench.links.network import BUCKET_BYTES, check_throttle, namespaces, payload_link
 from ablab.bench.links.pair import run_blocks
 from ablab.bench.loop import compose_config
+from ablab.bench.output import check_output
 from ablab.config import RunConfig
 from ablab.errors import UserError
 from ablab.results.communication import Communication
@@ -145,8 +146,7 @@ def _checked(request: Request) -> dict[str, RunConfig]:
             raise UserError(f"--rates {rate:g}: must be above 0, in Mbit/s")
     if not 0 <= request.delay_ms < math.inf:
         raise UserError(f"--delay {request.delay_ms:g}: must be at least 0, in milliseconds")
-    if request.output is not None and not request.output.parent.is_dir():
-        raise UserError(f"--json {request.output}: no such folder")
+    check_output(request.output)
     total = request.steps * len(blocks([*request.rates], request.rounds))
     configs = {}
     for strategy in dict.fromkeys(request.strategies):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ablab.bench.attention.tables import Table, render
 from ablab.bench.loop import compose_config
+from ablab.bench.output import check_output
 from ablab.bench.widths.measure import Cell, moves, slope
 from ablab.errors import UserError
 from ablab.results.store import write_atomically
@@ -53,6 +54,7 @@ class Request:
         for name in ("steps", "seeds"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: must be at least 1")
+        check_output(self.output)
 
 
 def check_widths(request: Request) -> list[Cell]:
