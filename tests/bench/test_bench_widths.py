@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from ablab.bench.loop import compose_config
 from ablab.bench.widths.command import Request, check_widths, courses, described, exponents
-from ablab.bench.widths.measure import Cell, slope
+from ablab.bench.widths.measure import Cell, slope, steps_of
 from ablab.errors import UserError
 from ablab.report.figures.widths import over_widths, require_picture, save
+from ablab.training.build import BuiltRun, build_task
 
 WIDTHS = (16, 32, 64)
 
@@ -61,6 +64,23 @@ def test_models_are_measured_one_after_the_other(corpus: Path, tmp_path: Path) -
     assert found[0].moves == found[2].moves  # at the base width
     assert found[1].moves != found[3].moves
     assert [row["width"] for row in json.loads(output.read_text(encoding="utf-8"))] == [16, 32, 16, 32]
+
+
+def test_a_step_takes_as_many_batches_as_that_of_a_run(corpus: Path) -> None:
+    small = ("task=text", f"task.path={corpus}", "task.seq_len=16", "task.batch_size=4", "model.n_layers=1")
+    config = compose_config([*small, "model.d_model=16", "model.n_heads=2", "trainer.accumulate_grad_batches=2"])
+    task = build_task(config)
+    wholes = [batch for batch, _ in zip(task.train_dataloader(), range(3), strict=False)]
+    halves = [(x[part], y[part]) for x, y in wholes for part in (slice(2), slice(2, 4))]
+    found = []
+    for each, batches in ((config, halves), (config.with_values({"trainer.accumulate_grad_batches": 1}), wholes)):
+        built = BuiltRun(config=each, task=task)
+        model = built.build_model()
+        losses = list(steps_of(built, model, batches))
+        found.append((losses, [parameter.detach() for parameter in model.parameters()]))
+    (losses, own), (expected, others) = found
+    assert losses == pytest.approx(expected, rel=1e-4)
+    assert all(torch.allclose(one, other, atol=1e-4) for one, other in zip(own, others, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ablab.config import RunConfig
+from ablab.model.draws import key_draws, seed_pass
 from ablab.model.transformer import Transformer
 from ablab.tasks.base import Batch, Inputs, Task
 from ablab.training.build import BuiltRun
@@ -30,16 +31,22 @@ class Cell:
 
 
 def steps_of(built: BuiltRun, model: Transformer, batches: Sequence[Batch]) -> Iterator[float]:
-    """Train a model as a run would, and tell the loss before each step."""
+    """Train a model as a run would, with as many batches for a step, and tell the loss before each step."""
     optimizer = build_optimizer(built.optimizer, model)
     schedule = built.schedule(optimizer)
     getattr(optimizer, "train", lambda: None)()
+    key_draws(model)
     model.train()
-    for step, (inputs, targets) in enumerate(batches):
+    accumulate = built.config.trainer.accumulate_grad_batches
+    for step in range(len(batches) // accumulate):
         model.resample(step)
-        loss = built.task.loss(model(inputs, targets=targets), targets)
-        yield float(loss.detach())
-        (loss + model.penalty()).backward()
+        mean = 0.0
+        for number, (inputs, targets) in enumerate(batches[step * accumulate : (step + 1) * accumulate]):
+            seed_pass(built.config.seed, step, number)
+            loss = built.task.loss(model(inputs, targets=targets), targets)
+            mean += float(loss.detach()) / accumulate
+            ((loss + model.penalty()) / accumulate).backward()
+        yield mean
         if built.config.trainer.gradient_clip_val is not None:
             nn.utils.clip_grad_norm_(model.parameters(), built.config.trainer.gradient_clip_val)
         optimizer.step()
@@ -54,7 +61,8 @@ def moves(config: RunConfig, task: Task, steps: int) -> Moves:
     """How far the steps move what embedding, layers' parts, blocks and head give for a batch: root mean squares."""
     built = BuiltRun(config=config, task=task)
     model = built.build_model()
-    batches = [batch for batch, _ in zip(task.train_dataloader(), range(steps), strict=False)]
+    count = steps * config.trainer.accumulate_grad_batches
+    batches = [batch for batch, _ in zip(task.train_dataloader(), range(count), strict=False)]
     before = answers(model, batches[0][0])
     for _ in steps_of(built, model, batches):
         pass
