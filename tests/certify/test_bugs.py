@@ -36,6 +36,7 @@ def long() -> Iterator[Entry]:
 
 
 ODD = {entry.axis: entry for entry in right()}
+NAMED = ("bugs.lengths.HeadsNotRepeated",)
 
 
 def certified(entry: Entry) -> Certificate:
@@ -53,6 +54,12 @@ def test_what_goes_wrong_in_long_sequences_alone_is_found(entry: Entry) -> None:
     found = certified(entry)
     assert not found.passed, found.text()
     assert "raises" not in found.text()
+
+
+@pytest.mark.parametrize("entry", [entry for entry in wrong() if entry.target in NAMED], ids=lambda entry: entry.target)
+def test_what_shows_in_one_state_or_size_alone_is_found(entry: Entry) -> None:
+    found = certified(entry)
+    assert not found.passed, found.text()
 
 
 @pytest.mark.parametrize("check", ["gradients", "effects"])

@@ -107,3 +107,11 @@ class StretchedTable(Position):
 
     def add_at(self, x: Tensor, positions: Tensor) -> Tensor:
         return x + self.weight[positions.clamp(max=31)]
+
+
+class HeadsNotRepeated(Tempered):
+    """Cannot be run with fewer heads of keys than of queries: nobody repeats them."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        scores = self.temperature.to(q.dtype)[:, None, None] * (q @ k.mT) / math.sqrt(q.shape[-1])
+        return self.shares(scores, self.hidden(q, key_padding_mask)) @ v

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from ablab.certify.outcomes import Failed
+from ablab.certify.passes import Model
 from ablab.certify.subject import Subject
 from ablab.config.signature import hints_of, settings_of
 from ablab.config.targets import import_target
@@ -45,20 +47,29 @@ def _check_unknown(subject: Any) -> None:
 def builds(subject: Subject) -> str:
     """A model with it can be made: of the usual sizes, one layer, grouped heads, not causal, without values."""
     model = subject.build()
-    refused = []
-    for said, changes in _SIZES.items():
-        if subject.several and "causal" in changes:
-            continue
-        try:
-            subject.build(**changes)
-        except (ValueError, UserError) as error:  # it says that it cannot, and why
-            refused.append(f"{said} ({str(error)[:80]})")
+    refused: list[str] = []
+    for _ in of_sizes(subject, refused):
+        pass
     with torch.device("meta"):
         subject.build()
     count = sum(parameter.numel() for parameter in subject.own_parameters(model).values())
     if not subject.own(model):
         raise Failed("the model that was built has no module of it")
     return f"{count:,} parameters of its own" + (f"; refuses {'; '.join(refused)}" if refused else "")
+
+
+def of_sizes(subject: Subject, refused: list[str] | None = None) -> Iterator[tuple[str, Model]]:
+    """New models of other sizes, and what is said of each; those that it refuses are added to `refused`."""
+    for said, changes in _SIZES.items():
+        if subject.several and "causal" in changes:
+            continue
+        try:
+            model = subject.build(**changes)
+        except (ValueError, UserError) as error:  # it says that it cannot, and why
+            if refused is not None:
+                refused.append(f"{said} ({str(error)[:80]})")
+        else:
+            yield said, model
 
 
 _SIZES: dict[str, dict[str, Any]] = {

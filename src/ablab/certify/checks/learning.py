@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ablab.certify.checks.building import of_sizes
 from ablab.certify.outcomes import require
 from ablab.certify.passes import LATE, Model, Trained, as_dtype, gradients, in_mode, loss
 from ablab.certify.subject import LONG, LONGEST, Subject
@@ -16,6 +17,7 @@ from ablab.model.protocols import Penalised, offering
 from ablab.tasks.base import Inputs
 
 STEPS = 12
+FEW = 20  # tokens, of models of other sizes
 # A constant in all scores of a query cancels in its softmax, so that this bias of the layer around a core has none.
 WITHOUT = ("key.bias",)
 EPS = 1e-6
@@ -36,6 +38,8 @@ def runs(subject: Subject) -> str:
         f"training on one batch for {STEPS} steps, the loss goes from {losses[0]:.3f} to {losses[-1]:.3f}",
     )
     _check_finite(subject, model, LONG, f"after {STEPS} steps")
+    for said, other in of_sizes(subject):
+        _check_finite(subject, other, FEW, said)
     if False in subject.ways and not subject.several:
         _check_finite(subject, subject.build(causal=False), 65, "not causal, at the start")
     return f"finite at 1 to {LONG} tokens; {STEPS} steps on one batch: loss {losses[0]:.3f} to {losses[-1]:.3f}"
