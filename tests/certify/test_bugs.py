@@ -36,7 +36,7 @@ def long() -> Iterator[Entry]:
 
 
 ODD = {entry.axis: entry for entry in right()}
-NAMED = ("bugs.lengths.HeadsNotRepeated",)
+NAMED = ("bugs.counts.DearWhenWarm", "bugs.lengths.HeadsNotRepeated")
 
 
 def certified(entry: Entry) -> Certificate:

@@ -83,17 +83,17 @@ def flops_of(shapes: Transformer, task: Task, build_model: Callable[[], Transfor
         build_model: makes it with its values.
     """
     try:
-        return count_flops(_warmed_up(shapes), task.loss, task.example())
+        return count_flops(warmed_up(shapes), task.loss, task.example())
     except Exception:  # whatever a component makes of tensors without values
         shapes.zero_grad()
     with without_trace(), sdpa_kernel(SDPBackend.MATH):  # whose matrix products are counted on every device
         try:
-            return count_flops(_warmed_up(build_model()), task.loss, one_sample(task))
+            return count_flops(warmed_up(build_model()), task.loss, one_sample(task))
         except Exception:  # on a CPU, where a kernel for GPUs need not work
             return None, [_NOT_COUNTED]
 
 
-def _warmed_up(model: Transformer) -> Transformer:
+def warmed_up(model: Transformer) -> Transformer:
     """The model in the state of a late step, where its components know one: a new one is in that of the first."""
     try:
         model.resample(_LATE)

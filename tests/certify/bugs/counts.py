@@ -164,3 +164,20 @@ class SummaryUncounted(AdaptiveFusion):
 
     def cache_numbers(self) -> int:
         return 0
+
+
+class DearWhenWarm(_Capped):
+    """Behind its first ten steps it works three times as hard as it is counted where tensors have no values."""
+
+    def __init__(self, spec: LayerSpec) -> None:
+        super().__init__(spec)
+        self.step = 0
+
+    def resample(self, step: int) -> None:
+        self.step = step
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        own = super().attend(q, k, v, key_padding_mask)
+        if self.step <= 10 or q.is_meta:
+            return own
+        return (own + super().attend(q, k, v, key_padding_mask) + super().attend(q, k, v, key_padding_mask)) / 3

@@ -209,6 +209,7 @@ counts.NoNumbers                  attention     cost cache
 counts.KeptInAList                attention     cost cache
 counts.KeptOnTheModule            attention     cost cache
 counts.SummaryUncounted           layer_fusion  cost cache
+counts.DearWhenWarm               attention     cost          flops
 lengths.HeadsNotRepeated          attention     lengths       runs
 routing.ExpertsChooseTokens       feed_forward  future
 routing.TokensMixedUp             feed_forward  future

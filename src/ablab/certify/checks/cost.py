@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from ablab.certify.outcomes import require
 from ablab.certify.passes import Model, as_dtype, gradients, loss
 from ablab.certify.subject import LONG, Subject
-from ablab.training.cost import count_active_parameters, count_flops, count_parameters
+from ablab.training.cost import count_active_parameters, count_flops, count_parameters, warmed_up
 
 LARGE = 300.0  # times as large as with the default option, or as small: not a matter of taste any more
 ROUNDS = 4
@@ -51,8 +51,8 @@ def _flops(subject: Subject, *, usual: bool) -> int | None:
 
     for make in (partial(_on_meta, subject, usual), partial(subject.build, usual=usual)):
         model: Model = make()
-        model.resample(0)
         try:
+            warmed_up(model)
             given = inputs if isinstance(inputs, Tensor) else as_dtype(inputs, model)
             return count_flops(model, mean, (given, targets))[0]
         except Exception:  # of anybody's component, on a device without values

@@ -17,7 +17,7 @@ from ablab.certify.passes import Model, as_dtype
 from ablab.certify.subject import LONGEST, Subject
 from ablab.errors import UserError
 from ablab.model.decoding import Decoder, without_cache
-from ablab.training.cost import count_flops
+from ablab.training.cost import count_flops, warmed_up
 from ablab.training.inference import decode_flops, prefill_flops
 
 APART = 1.05  # rows that a kernel fills up, on one device alone
@@ -74,8 +74,8 @@ def _on_meta(subject: Subject, count: Count) -> int | None:
 
 def _counted(model: Model, count: Count) -> int | None:
     """What is counted, of attention the products on any device; None where it cannot be."""
-    model.resample(0)
     try:
+        warmed_up(model)
         with sdpa_kernel(SDPBackend.MATH):
             return count(model)
     except Exception:  # of anybody's component, on a device without values
