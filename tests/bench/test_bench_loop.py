@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from ablab.bench import loop, runners
 from ablab.bench.loop import Round, bench_loop
-from ablab.bench.runners import BareLoop
+from ablab.bench.runners import BareLoop, LightningRunner
 from ablab.config import RunConfig
 from ablab.errors import UserError
 
@@ -94,6 +96,7 @@ def test_dropout_is_refused_in_one_line(tiny: list[str]) -> None:
         (0, 1, [], "--steps 0 --rounds 1: both must be at least 1"),
         (1, 0, [], "--steps 1 --rounds 0: both must be at least 1"),
         (2, 1, ["attention=ful"], "attention=ful: no such option; did you mean 'full'"),
+        (4, 2, ["optimizer.lr=1e30", "trainer.gradient_clip_val=null"], "the training diverged (train_loss became"),
         (2, 1, ["model.n_heads=3"], "model.n_heads=3 does not divide model.d_model=16"),
     ],
 )
@@ -109,11 +112,47 @@ def test_a_folder_is_no_file_for_figures(tiny: list[str], tmp_path: Path, monkey
         bench_loop(tiny, steps=2, rounds=1, output=tmp_path)
 
 
-def test_figures_are_of_totals_and_their_spread_of_tenths() -> None:
+def test_a_turn_that_takes_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, runner = threading.Event(), LightningRunner(nn.Linear(1, 1))
+    runner.fit = go_on.wait  # type: ignore[assignment]
+    monkeypatch.setattr(runners, "PATIENCE_S", 0.01)
+    with pytest.raises(UserError, match=r"^--steps 7: took more than 0\.01 seconds; give fewer, and more --rounds$"):
+        runner.train(7)
+    with pytest.raises(UserError, match=r"^the training did not end within"):
+        runner.end()
+    go_on.set()
+
+
+def test_what_goes_wrong_behind_the_last_step_is_told() -> None:
+    runner = LightningRunner(nn.Linear(1, 1))
+
+    def fit() -> None:
+        runner._done.put(1.0)
+        raise RuntimeError("behind the last step")
+
+    runner.fit = fit
+    assert runner.train(1) == 1.0
+    with pytest.raises(RuntimeError, match="behind the last step"):
+        runner.end()
+
+
+def of_one_batch() -> RunConfig:
+    """Of a run whose steps take one batch."""
     counts = ("max_steps", "val_check_interval", "log_every_n_steps", "accumulate_grad_batches")
-    config = RunConfig(options={"trainer": dict.fromkeys(counts, 1) | {"gradient_clip_val": None}}, axes={})
+    return RunConfig(options={"trainer": dict.fromkeys(counts, 1) | {"gradient_clip_val": None}}, axes={})
+
+
+@pytest.mark.parametrize(("count", "parts"), [(2, 2), (10, 10), (19, 10), (29, 10), (30, 10)])
+def test_the_spread_is_over_ten_parts_of_all_rounds(count: int, parts: int) -> None:
+    rounds = [Round(1, 1.0, 1.0, 1.0)] * (count - 1) + [Round(1, 1.0, 1.0, 100.0)]
+    figures = loop._figures(rounds, of_one_batch(), tokens_per_batch=1)
+    assert figures["parts"] == parts
+    assert figures["ratio_max"] > 30  # the last one is in it
+
+
+def test_figures_are_of_totals_and_their_spread_of_tenths() -> None:
     rounds = [Round(10, 2.0, 3.0, 1.0)] * 10 + [Round(10, 1.0, 3.0, 1.0)] * 10
-    figures = loop._figures(rounds, config, tokens_per_batch=100)
+    figures = loop._figures(rounds, of_one_batch(), tokens_per_batch=100)
     assert figures["harness_step_ms"] == 150.0
     assert figures["bare_step_ms"] == 100.0
     assert figures["bare_tokens_per_second"] == 1000.0

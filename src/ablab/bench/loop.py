@@ -8,6 +8,7 @@ all must have the same weights to the last bit, or the figures are refused.
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from pathlib import Path
@@ -25,7 +26,8 @@ from ablab.bench.output import check_output
 from ablab.bench.runners import BareLoop, LightningRunner, PlainModule
 from ablab.config import RunConfig, conf_folder, register_schema, resolve
 from ablab.config.explain import ConfigErrors, explain
-from ablab.errors import UserError
+from ablab.errors import Diverged, UserError
+from ablab.results.record import Status
 from ablab.study.job import run_bar
 from ablab.study.planning.preflight import Preflight
 from ablab.training.build import BuiltRun, build_task
@@ -35,6 +37,8 @@ from ablab.training.cost import CostMeter
 from ablab.training.loggers import build_loggers, close_loggers
 from ablab.training.trainer import build_module, build_trainer, quiet_lightning
 from ablab.training.watchers import Watchers
+
+_PARTS = 10  # of all rounds, over which the spread is
 
 
 def bench_loop(overrides: list[str], steps: int, rounds: int, output: Path | None) -> str:
@@ -47,8 +51,8 @@ def bench_loop(overrides: list[str], steps: int, rounds: int, output: Path | Non
         output: a JSON file for the figures, or None.
 
     Raises:
-        UserError: the config cannot work, a number is out of range, or the runners did not do the same work, as
-            with dropout, which each draws for itself.
+        UserError: the config cannot work, a number is out of range, the training diverges, or the runners did not do
+            the same work, as with dropout, which each draws for itself.
     """
     if steps < 1 or rounds < 1:
         raise UserError(f"--steps {steps} --rounds {rounds}: both must be at least 1")
@@ -67,7 +71,10 @@ def bench_loop(overrides: list[str], steps: int, rounds: int, output: Path | Non
         )
     Preflight().check(config)
     with tempfile.TemporaryDirectory() as folder:
-        tokens_per_batch, measured = _measure(config, Path(folder), steps, rounds + 1)
+        try:
+            tokens_per_batch, measured = _measure(config, Path(folder), steps, rounds + 1)
+        except Diverged as end:
+            raise UserError(f"the training diverged ({end}): lower optimizer.lr, or take fewer --steps") from end
     figures = _figures(measured[1:], config, tokens_per_batch)
     if output is not None:
         output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
@@ -75,10 +82,11 @@ def bench_loop(overrides: list[str], steps: int, rounds: int, output: Path | Non
         f"{said:<15} {figures[f'{name}_step_ms']:.2f} ms a step, {figures[f'{name}_tokens_per_second']:,.0f} tokens/s"
         for name, said in (("bare", "bare loop"), ("plain", "plain Lightning"), ("harness", "harness"))
     ]
+    parts = "tenths" if figures["parts"] == _PARTS else f"{figures['parts']} parts"
     for key, other in (("ratio", "bare loop"), ("ratio_plain", "plain Lightning")):
         lines.append(
             f"harness / {other}, tokens per second: {figures[key]:.3f} ({figures[f'{key}_min']:.3f} to "
-            f"{figures[f'{key}_max']:.3f} over tenths of {figures['steps']} steps)"
+            f"{figures[f'{key}_max']:.3f} over {parts} of {figures['steps']} steps)"
         )
     return "\n".join(lines)
 
@@ -106,8 +114,12 @@ def _harness(config: RunConfig, folder: Path, report: Progress) -> tuple[Lightni
     trainer = build_trainer(built, folder, loggers, watching, Origin(run="bench", corpus=task.corpus.sha256))
 
     def fit() -> None:
-        trainer.fit(module, datamodule=task)
-        close_loggers(loggers, "ok")
+        status: Status = "failed"
+        try:
+            trainer.fit(module, datamodule=task)
+            status = "ok"
+        finally:
+            close_loggers(loggers, status)
 
     runner.fit = fit
     return runner, trainer.strategy.root_device
@@ -159,11 +171,12 @@ def _measure(config: RunConfig, folder: Path, steps: int, rounds: int) -> tuple[
 
 
 def _figures(rounds: list[Round], config: RunConfig, tokens_per_batch: int) -> dict[str, Any]:
-    """Totals over all rounds, so that what happens seldom (a checkpoint) counts; the spread is over tenths of them."""
+    """Totals over all rounds, so that what happens seldom (a checkpoint) counts; the spread is over up to ten parts."""
     tokens = config.trainer.accumulate_grad_batches * tokens_per_batch  # in a step
     steps = sum(each.steps for each in rounds)
-    tenth = max(1, len(rounds) // 10)
-    parts = [rounds[start : start + tenth] for start in range(0, len(rounds) - tenth + 1, tenth)]
+    count = min(_PARTS, len(rounds))
+    bounds = [round(each * len(rounds) / count) for each in range(count + 1)]
+    parts = [rounds[start:end] for start, end in itertools.pairwise(bounds)]
     figures: dict[str, Any] = {}
     for name in ("harness", "plain", "bare"):
         seconds = _seconds(rounds, name) / steps
@@ -172,7 +185,12 @@ def _figures(rounds: list[Round], config: RunConfig, tokens_per_batch: int) -> d
         ratios = [_seconds(part, other) / _seconds(part, "harness") for part in parts]
         whole = _seconds(rounds, other) / _seconds(rounds, "harness")
         figures |= {key: whole, f"{key}_min": min(ratios), f"{key}_max": max(ratios)}
-    return figures | {"rounds": len(rounds), "steps": steps, "threads": torch.get_num_threads()}
+    return figures | {
+        "rounds": len(rounds),
+        "parts": len(parts),
+        "steps": steps,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _seconds(rounds: list[Round], name: str) -> float:

@@ -16,6 +16,7 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
 
 from ablab.config import RunConfig
+from ablab.errors import UserError
 from ablab.model.protocols import has_penalties
 from ablab.tasks.base import Batch, EvalBatch, Task
 from ablab.training.build_model import build_model
@@ -31,7 +32,11 @@ class Runner(ABC):
 
     @abstractmethod
     def train(self, steps: int) -> float:
-        """Take so many steps more; the seconds that they took."""
+        """Take so many steps more; the seconds that they took.
+
+        Raises:
+            UserError: that would take too long.
+        """
 
 
 class BareLoop(Runner):
@@ -122,7 +127,10 @@ class LightningRunner(Runner, Callback):
         if not self._thread.is_alive():
             self._thread.start()
         self._go.put(steps)
-        result = self._done.get(timeout=PATIENCE_S)
+        try:
+            result = self._done.get(timeout=PATIENCE_S)
+        except queue.Empty:
+            raise _too_long(steps) from None
         if isinstance(result, BaseException):
             raise result
         return result
@@ -130,6 +138,10 @@ class LightningRunner(Runner, Callback):
     def end(self) -> None:
         """Wait for what follows the last step."""
         self._thread.join(timeout=PATIENCE_S)
+        if self._thread.is_alive():
+            raise UserError(f"the training did not end within {PATIENCE_S} seconds of its last step")
+        if not self._done.empty() and isinstance(result := self._done.get(), BaseException):
+            raise result
 
     def _work(self) -> None:
         try:
@@ -159,6 +171,10 @@ class LightningRunner(Runner, Callback):
     def _wait(self, trainer: Trainer) -> None:
         self._until = trainer.global_step + self._go.get()
         self._seconds, self._since = 0.0, now(trainer.strategy.root_device)
+
+
+def _too_long(steps: int) -> UserError:
+    return UserError(f"--steps {steps}: took more than {PATIENCE_S} seconds; give fewer, and more --rounds")
 
 
 def now(device: torch.device) -> float:
