@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning import Callback
 from torch import nn
 
 from ablab.bench import loop, runners
@@ -16,6 +17,7 @@ from ablab.bench.loop import Round, bench_loop
 from ablab.bench.runners import BareLoop, LightningRunner
 from ablab.config import RunConfig
 from ablab.errors import UserError
+from ablab.training import run
 
 
 @pytest.fixture
@@ -97,12 +99,31 @@ def test_dropout_is_refused_in_one_line(tiny: list[str]) -> None:
         (1, 0, [], "--steps 1 --rounds 0: both must be at least 1"),
         (2, 1, ["attention=ful"], "attention=ful: no such option; did you mean 'full'"),
         (4, 2, ["optimizer.lr=1e30", "trainer.gradient_clip_val=null"], "the training diverged (train_loss became"),
+        (2, 1, ["+callbacks.mine._target_=lightning.Callback"], "callbacks.mine: bench loop has none; leave it out"),
         (2, 1, ["model.n_heads=3"], "model.n_heads=3 does not divide model.d_model=16"),
     ],
 )
 def test_what_cannot_be(steps: int, rounds: int, overrides: list[str], words: str, tiny: list[str]) -> None:
     with pytest.raises(UserError, match=re.escape(words)):
         bench_loop([*tiny, *overrides], steps=steps, rounds=rounds, output=None)
+
+
+def test_the_harness_is_watched_as_a_run_is(tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, seen = loop.compose_config([*tiny, "trainer.max_steps=4"]), list[list[type]]()
+
+    def build_trainer(built: object, folder: Path, loggers: object, callbacks: list[Callback], *args: object) -> None:
+        each = [one for callback in callbacks for one in getattr(callback, "_callbacks", [callback])]
+        seen.append([type(one) for one in each if not isinstance(one, LightningRunner)])
+        raise UserError("as far as that")
+
+    for module in (loop, run):
+        monkeypatch.setattr(module, "build_trainer", build_trainer)
+    with pytest.raises(UserError, match="as far as that"):
+        loop._harness(config, tmp_path / "bench", lambda *args: None)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    run.execute(config, folder, progress=lambda *args: None, beat=lambda: None)
+    assert seen[0] == seen[1]
 
 
 def test_a_folder_is_no_file_for_figures(tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,12 +31,11 @@ from ablab.results.record import Status
 from ablab.study.job import run_bar
 from ablab.study.planning.preflight import Preflight
 from ablab.training.build import BuiltRun, build_task
-from ablab.training.callbacks import Mechanisms, Progress, ReportProgress
+from ablab.training.callbacks import Progress
 from ablab.training.checkpoint_list import Origin
-from ablab.training.cost import CostMeter
 from ablab.training.loggers import build_loggers, close_loggers
 from ablab.training.trainer import build_module, build_trainer, quiet_lightning
-from ablab.training.watchers import Watchers
+from ablab.training.watching import watching
 
 _PARTS = 10  # of all rounds, over which the spread is
 
@@ -59,6 +58,8 @@ def bench_loop(overrides: list[str], steps: int, rounds: int, output: Path | Non
     total = steps * (rounds + 1)
     config = compose_config([*overrides, f"trainer.max_steps={total}"])
     check_output(output)
+    if config.options["callbacks"]:
+        raise UserError(f"callbacks.{next(iter(config.options['callbacks']))}: bench loop has none; leave it out")
     if config.world_size != 1:
         raise UserError(
             f"{config.chosen('strategy')}: bench loop measures one process; ablab bench strategies compares several"
@@ -109,9 +110,9 @@ def _harness(config: RunConfig, folder: Path, report: Progress) -> tuple[Lightni
     loggers = build_loggers(
         config.options["logger"], folder, study="bench", variant="", seed=config.seed, config=config.shown()
     )
-    meter = CostMeter(task.tokens_per_batch * config.trainer.accumulate_grad_batches)
-    watching = [Watchers(meter, Mechanisms(), ReportProgress(report, task.primary)), runner]
-    trainer = build_trainer(built, folder, loggers, watching, Origin(run="bench", corpus=task.corpus.sha256))
+    watched = watching(built, folder, report, beat=lambda: None)  # a supervised run's heart beats, too
+    callbacks = [*watched.callbacks, runner]
+    trainer = build_trainer(built, folder, loggers, callbacks, Origin(run="bench", corpus=task.corpus.sha256))
 
     def fit() -> None:
         status: Status = "failed"

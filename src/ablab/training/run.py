@@ -29,14 +29,13 @@ from ablab.results.run_context import RunContext
 from ablab.results.run_folder import curves_sha256
 from ablab.results.store import CHECKPOINT_FOLDER, write_record
 from ablab.tasks.base import Task
-from ablab.training.anneal import BranchPoints, anneal, branches_of, tidy
+from ablab.training.anneal import anneal, tidy
 from ablab.training.begin import changed_data, new_record, now, set_aside_before
 from ablab.training.build import BuiltRun
 from ablab.training.callback_group import build_callbacks, unaveraged
-from ablab.training.callbacks import Heartbeat, LateLoss, Mechanisms, Progress, ReportProgress, seed_everything_else
+from ablab.training.callbacks import Progress, seed_everything_else
 from ablab.training.checkpoint_list import Found, Origin, newest_whole
 from ablab.training.compile import compile_notes, told
-from ablab.training.cost import CostMeter
 from ablab.training.failures import ended_itself, failure_of, leave, noted
 from ablab.training.fork import Fork
 from ablab.training.function_probe import function_responses
@@ -48,8 +47,6 @@ from ablab.training.provenance import machine
 from ablab.training.stacked.module import Seat
 from ablab.training.stopping import StopRequest, stop_on_request
 from ablab.training.strategies.base import Parallel, parallel
-from ablab.training.token_counts import TokenCounts
-from ablab.training.traffic.callback import Communicating
 from ablab.training.trainer import (
     begin_and_end,
     build_module,
@@ -57,10 +54,9 @@ from ablab.training.trainer import (
     end_profile,
     evaluate,
     quiet_lightning,
-    untimed_steps,
 )
 from ablab.training.warm_start import origin_of, trunk_of
-from ablab.training.watchers import Watchers
+from ablab.training.watching import watching
 from ablab.training.world import world
 
 
@@ -177,18 +173,12 @@ def _train(
     beat: Callable[[], None] | None,
     seat: Seat | None,
 ) -> None:
-    heart = [] if beat is None else [Heartbeat(beat)]
-    accumulate = config.trainer.accumulate_grad_batches
     task = built.task
     record.primary, record.corpus, record.oracle = task.primary, task.corpus, task.oracle
     record.cost = cost = replace(built.cost) if world().rank == 0 else Cost()  # counting takes long, and one writes
-    meter = CostMeter(task.tokens_per_batch * accumulate, untimed_steps(config), seat.size if seat else 1)
-    tokens = TokenCounts(accumulate)
-    mechanisms, traffic = Mechanisms(tokens.metrics), Communicating(untimed_steps(config))
-    shows = [ReportProgress(progress, task.primary)] if progress else []
     theirs = build_callbacks(config.options["callbacks"], folder)
-    watchers = Watchers(LateLoss(), traffic, meter, tokens, mechanisms, *heart, *shows)
-    callbacks = [watchers, *theirs, BranchPoints(folder, branches_of(built))]
+    watched = watching(built, folder, progress, beat, sharers=seat.size if seat else 1, theirs=theirs)
+    meter, mechanisms, traffic, callbacks = watched.meter, watched.mechanisms, watched.traffic, watched.callbacks
     origin = Origin(run=record.fingerprint, corpus=task.corpus.sha256)
     trainer = build_trainer(built, folder, loggers, callbacks, origin, stop)
     checkpoint = _checkpoint(config, folder, origin, record)
