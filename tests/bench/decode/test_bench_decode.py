@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from ablab.bench.decode.command import Request, bench_decode, menu
-from ablab.bench.decode.entries import Entry, Sizes, attention_entry, recipe_entries
+from ablab.bench.decode.entries import Entry, Session, Sizes, attention_entry, recipe_entries
 from ablab.bench.decode.measure import Timed, measure
 from ablab.bench.decode.tables import lines, tables
 from ablab.bench.layers.measure import Effort
@@ -72,6 +73,53 @@ def test_a_cache_that_does_not_keep_its_promise_is_named() -> None:
         "unkept at 2,048 tokens, batch 1: 10 times fewer bytes than full attention, and 4.00 times as fast, not 5: the "
         "rest of a token takes its time"
     ]
+
+
+@pytest.mark.parametrize("option", ["full", "windowed", "gated_delta", "mla"])
+def test_tokens_are_those_behind_the_prompt_in_every_round(option: str) -> None:
+    """Whatever its cache is, it is as it was before the round."""
+    made = attention_entry(option, SMALL, 100)
+    assert isinstance(made, Entry)
+    begun: list[Noting] = []
+
+    def start(batch: int, capacity: int) -> Session:
+        begun.append(Noting(made.start(batch, capacity)))
+        return begun[-1]
+
+    rows = list(measure([replace(made, start=start)], 20, 2, 70, 3, Effort(rounds=2)))
+    assert [row.skipped for row in rows] == ["", ""]
+    tokens = next(each.found for each in begun if len(each.found) > 1)[1:]
+    assert len(tokens) == 3 * 3
+    for place in range(3):
+        assert all(torch.allclose(tokens[place], again, atol=1e-5) for again in tokens[place::3])
+    assert not torch.allclose(tokens[0], tokens[1], atol=1e-5)
+
+
+class Noting(Session):
+    """Notes what another one gives."""
+
+    def __init__(self, session: Session) -> None:
+        self.found: list[torch.Tensor] = []
+        self._session = session
+
+    def extend(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.found.append(self._session.extend(tokens))
+        return self.found[-1]
+
+    def mark(self) -> None:
+        self._session.mark()
+
+    def back(self) -> None:
+        self._session.back()
+
+    @property
+    def nbytes(self) -> int | None:
+        return self._session.nbytes
+
+
+def test_few_bytes_are_told_to_three_digits() -> None:
+    table = tables([timed("small", 1.0, nbytes=100), timed("large", 1.0, nbytes=2**20)])[-1]
+    assert [row[1] for row in table.rows] == ["0.0977", "1,024"]
 
 
 def test_ratios_are_of_rounds() -> None:

@@ -16,7 +16,7 @@ from ablab.bench.attention.tables import render
 from ablab.bench.decode.entries import BASE, Entry, Sizes, attention_entry, recipe_entries
 from ablab.bench.decode.measure import Timed, measure
 from ablab.bench.decode.tables import lines, tables
-from ablab.bench.layers.measure import WARM_UP, Effort
+from ablab.bench.layers.measure import Effort
 from ablab.bench.output import check_output
 from ablab.config import conf_folder
 from ablab.config.nearest import nearest
@@ -66,7 +66,7 @@ class Request:
     @property
     def longest(self) -> int:
         """Tokens that a model must take."""
-        return max(self.lengths) + self.steps * (WARM_UP + self.effort.rounds)
+        return max(self.lengths) + self.steps
 
 
 def menu() -> list[str]:

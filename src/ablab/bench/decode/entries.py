@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -57,6 +58,14 @@ class Session:
         """Take in tokens (B, S); the logits of the last one, (B, words)."""
         raise NotImplementedError
 
+    def mark(self) -> None:
+        """Remember the tokens that there are, for `back`."""
+        raise NotImplementedError
+
+    def back(self) -> None:
+        """Let go of what has come since the mark; it may be gone back to again."""
+        raise NotImplementedError
+
     @property
     def nbytes(self) -> int | None:
         """That are kept; None where nobody tells."""
@@ -69,6 +78,12 @@ class OurSession(Session):
 
     def extend(self, tokens: Tensor) -> Tensor:
         return self._decoder.extend(tokens)[:, -1]
+
+    def mark(self) -> None:
+        self._marked = self._decoder.mark()
+
+    def back(self) -> None:
+        self._decoder.take_back(self._marked, self._marked.lengths)
 
     @property
     def nbytes(self) -> int | None:
@@ -86,6 +101,12 @@ class TheirSession(Session):
         out = self._model(input_ids=tokens, past_key_values=self._kept, use_cache=True, logits_to_keep=1)
         self._kept = out.past_key_values
         return cast(Tensor, out.logits[:, -1])
+
+    def mark(self) -> None:
+        self._marked = copy.deepcopy(self._kept)
+
+    def back(self) -> None:
+        self._kept = copy.deepcopy(self._marked)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ablab.bench.attention.results import first_line
 from ablab.bench.decode.entries import Entry, Session
-from ablab.bench.layers.measure import WARM_UP, Effort, in_rounds
+from ablab.bench.layers.measure import Effort, in_rounds
 
 TOLERANCE = 1e-3  # of the largest logit, in single precision
 
@@ -40,13 +40,19 @@ class Timed:
 def measure(
     entries: Sequence[Entry], words: int, batch: int, length: int, steps: int, effort: Effort
 ) -> Iterator[Timed]:
-    """Yield what was timed of all models: a prompt of so many tokens, and each of the `steps` tokens behind it."""
+    """Yield what was timed of all models: a prompt of so many tokens, and each of the `steps` tokens behind it.
+
+    In every round they are the first ones behind the prompt.
+    """
     tokens = torch.randint(words, (batch, length), generator=torch.Generator().manual_seed(length))
-    capacity = length + steps * (WARM_UP + effort.rounds)
+    capacity = length + steps
     sessions, skipped = _started(entries, tokens, capacity)
     left = [entry for entry in entries if entry.name in sessions]
     prefill = in_rounds({each.name: _prefill(each, tokens, length) for each in left}, effort)
-    token = in_rounds({each.name: _decode(sessions[each.name], tokens[:, -1:], steps) for each in left}, effort)
+    decode = {each.name: _decode(sessions[each.name], tokens[:, -1:], steps) for each in left}
+    for session in sessions.values():
+        session.mark()
+    token = in_rounds(decode, effort, after={name: session.back for name, session in sessions.items()})
     for entry in entries:
         for kind, seconds, divisor in (("prefill", prefill, 1), ("token", token, steps)):
             yield Timed(

@@ -87,7 +87,9 @@ def _bytes(rows: Sequence[Timed]) -> Table:
     shown = []
     for entry in dict.fromkeys(row.entry for row in rows if row.ours):
         cells = {row.length: row.nbytes for row in rows if row.entry == entry and row.batch == rows[0].batch}
-        shown.append([entry, *(MISSING if (n := cells.get(each)) is None else f"{n / 1024:,.0f}" for each in lengths)])
+        shown.append(
+            [entry, *(MISSING if (n := cells.get(each)) is None else three_digits(n / 1024) for each in lengths)]
+        )
     return Table(f"kept of {rows[0].batch} samples: KiB", ["", *(f"{length:,}" for length in lengths)], shown)
 
 

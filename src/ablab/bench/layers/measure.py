@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Protocol
@@ -134,8 +134,14 @@ def _timed(
         )  # fmt: skip
 
 
-def in_rounds(calls: dict[str, Callable[[], object]], effort: Effort) -> dict[str, list[float]]:
-    """Seconds of each call in each round. Who comes first changes: it finds what the round before has left."""
+def in_rounds(
+    calls: dict[str, Callable[[], object]], effort: Effort, after: Mapping[str, Callable[[], object]] | None = None
+) -> dict[str, list[float]]:
+    """Seconds of each call in each round. Who comes first changes: it finds what the round before has left.
+
+    Args:
+        after: what makes ready for the next round what a call has changed, outside of its time.
+    """
     now, names = CLOCKS[effort.clock], list(calls)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(WARM_UP + effort.rounds):
@@ -148,6 +154,8 @@ def in_rounds(calls: dict[str, Callable[[], object]], effort: Effort) -> dict[st
             del kept
             if turn >= WARM_UP:
                 seconds[name].append(taken)
+            if after is not None:
+                after[name]()
     return seconds
 
 
