@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from ablab.config import conf_folder, fingerprint
 from ablab.config.overrides import canonical
+from ablab.config.plain_values import HIDDEN
 from ablab.config.redact import (
-    HIDDEN,
     command_filled_in,
     filled_in,
     is_secret,
