@@ -26,7 +26,7 @@ from ablab.training.checkpoint_files import (
     write_file,
 )
 from ablab.training.checkpoint_folders import CheckpointFiles
-from ablab.training.checkpoint_list import Found, Origin, newest_whole
+from ablab.training.checkpoint_list import Found, Origin, newest_whole, sha256_of
 from ablab.training.checkpoints import Checkpoints
 from ablab.training.generation import load_run
 from ablab.training.module import TrainingModule
@@ -62,10 +62,10 @@ def test_a_write_that_fails_half_way_leaves_the_old_checkpoint(tmp_path: Path, m
             write(path, 2)
     assert path.read_bytes() == whole
     assert names(tmp_path) == FILES - {"previous.ckpt"}
-    assert newest_whole(tmp_path, ORIGIN) == (Found(path, 1), [])
+    assert newest_whole(tmp_path, ORIGIN) == (Found(path, 1, sha256=sha256_of(path)), [])
 
     write(path, 2)
-    assert newest_whole(tmp_path, ORIGIN) == (Found(path, 2), [])
+    assert newest_whole(tmp_path, ORIGIN) == (Found(path, 2, sha256=sha256_of(path)), [])
     assert names(tmp_path) == FILES
     assert torch.load(tmp_path / "previous.ckpt", weights_only=True)["global_step"] == 1
 
@@ -136,7 +136,7 @@ def test_files_and_folders_take_each_other_s_place(
     for step, one in enumerate((*writes, *writes), start=1):
         one(path, step)
         link(path, tmp_path / "best.ckpt")
-        assert newest_whole(tmp_path, ORIGIN) == (Found(path, step), [])
+        assert newest_whole(tmp_path, ORIGIN) == (Found(path, step, sha256=sha256_of(path)), [])
         assert (tmp_path / "best.ckpt").is_dir() == path.is_dir() == (one is write_folder)
         assert names(tmp_path) <= FILES | {"best.ckpt"}
     if path.is_dir():
@@ -145,7 +145,8 @@ def test_files_and_folders_take_each_other_s_place(
     else:
         path.unlink()
     found, damaged = newest_whole(tmp_path, ORIGIN)
-    assert found == Found(tmp_path / "previous.ckpt", 3)
+    previous = tmp_path / "previous.ckpt"
+    assert found == Found(previous, 3, sha256=sha256_of(previous))
     assert len(damaged) == path.is_dir()
 
 

@@ -29,7 +29,7 @@ def forget_peak_memory() -> bool:
 
     Of a GPU's memory, whoever uses it beside the training sees to that.
     """
-    gc.collect()
+    gc.collect(1)  # what was made since lately: to look through all there is takes longer than a step
     try:
         _CLEAR.write_text(_FORGET, encoding="ascii")
     except OSError:  # no Linux, or a container that does not let it
