@@ -105,6 +105,12 @@ def test_a_secret_is_hidden_wherever_it_stands(secret: str, place: str) -> None:
     assert secret not in redact_text(text, secrets_in(data))
 
 
+@pytest.mark.parametrize("name", ["api_key", "api.key", "auth.token", "auth-token", "authToken", "hf_token"])
+def test_a_word_is_a_secret_under_what_a_service_calls_it(name: str) -> None:
+    assert is_secret(f"attention.{name}", "sesame")
+    assert not is_secret("attention.token", "sesame")
+
+
 PHRASES = ["my secret pass phrase", r"abc\,defghij", "'my secret, and \\'yours'", "[a b,c]", "a&b c", "{a:b c,d: e}"]
 
 

@@ -34,9 +34,8 @@ _HARMLESS = frozenset(
         *("state", "target", "text"),
     }
 )
-_OF_SERVICE = re.compile(
-    r"(?i)(api|access|auth|hf|private)[_-]?(key|token)$|authorization$"
-)  # named after none of ours
+# Named after a service's, and after no setting of a component.
+_OF_SERVICE = re.compile(r"(?i)(api|access|auth|hf|private)[._-]?(key|token)$|authorization$")
 _LONG_NUMBER = 10**5  # a shorter one under a key that is mostly one of a secret is a size
 _NO_VALUES = frozenset({"null", "None", "true", "false", "value", "VALUE"})  # the last two stand for any
 _SHORTEST = 8  # characters of a secret that is looked for under other keys

@@ -17,6 +17,7 @@ import signal
 import sys
 import sysconfig
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
@@ -120,12 +121,16 @@ def without_script() -> Iterator[None]:
     multiprocessing has it do so, for what may be unpickled. A script that does its work without asking for its
     `__name__` would do all of it once more in each of its runs.
     """
-    script = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = script
+    with _NO_SCRIPT:
+        script = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = script
+
+
+_NO_SCRIPT = threading.RLock()  # threads that start processes would put the other's script in place of their own
 
 
 def modules_of(node: Any) -> set[str]:
