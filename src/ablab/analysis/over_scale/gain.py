@@ -174,7 +174,7 @@ def law(
 
 
 def _logs(curve: Curve, pairs: Sequence[Pairs], without: int | None = None) -> list[float]:
-    """The logarithm of the gain at each size; infinite where the variant alone lies below L_inf, NaN where the baseline does."""
+    """Logarithms of the gain at each size: infinite where the variant alone is below L_inf, NaN where the other is."""
     found = []
     for each in pairs:
         left = [pair for seed, pair in each.items() if seed != without]
