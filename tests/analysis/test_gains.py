@@ -78,6 +78,26 @@ def test_what_is_not_known_of_the_floor_widens_it_to_its_own_side(effect: float)
     assert slope.interval[1] > 1e50 if high == math.inf else slope.interval[1] < 100  # for each tenfold, too
 
 
+def test_a_baseline_below_an_end_of_the_floor_may_gain_nothing_at_all() -> None:
+    """The law is of all runs of the baseline, a gain of those that have a pair: these may be below what L_inf may be."""
+    records = ladder({"relu": BASELINE, "worse": lambda flops: BASELINE(flops) + 0.1}, COMPUTE[:2], noise=1e-6, shared=0)
+    last = records[-1].rung
+    for item in records:
+        if item.rung == last and item.seed == 3 and item.axes["activation"] == "relu":
+            item.metrics["val_loss"] += 0.2
+    without = [item for item in records if (item.rung, item.seed, item.axes["activation"]) != (last, 3, "worse")]
+    found = findings(without)
+    assert found.law is not None
+    assert found.law.floor_range[1] > BASELINE(COMPUTE[1])
+    gains = found.items[0].gains
+    assert gains is not None
+    at = gains.at[-1]
+    assert at is not None
+    assert at.interval is not None
+    assert at.interval[0] < 1e-300
+    assert at.interval[1] < 1
+
+
 def test_a_gain_has_the_error_of_the_choice() -> None:
     """To first order that of the effect, over alpha and what is above the floor; the slope has the slope of these."""
     of = told({1e-3: [1.00, 1.03], 3e-3: [1.01, 1.00], 1e-2: [1.02, 1.04]}, 3e-3)

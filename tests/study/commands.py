@@ -25,7 +25,7 @@ _LIBRARIES = (  # none of those that bring a plugin for pytest, which wants to i
     "wandb_imported",  # first: it looks through all modules again and again
     *("torch", "lightning.pytorch", "omegaconf", "pandas", "scipy.stats", "matplotlib.figure", "jinja2", "rich.live"),
     *("tensorboard.default", "tensorboard.backend.event_processing.event_accumulator", "torch.utils.tensorboard"),
-    *("pydantic", "filelock"),
+    *("pydantic", "filelock", "torch._inductor.compile_fx"),
 )
 _EVERYTHING = """
 import functools, os, socket, sys

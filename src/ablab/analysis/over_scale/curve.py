@@ -59,7 +59,7 @@ def fit(
 
     Args:
         compute: of each size, all different and positive.
-        losses: positive, and above the floor where it is given.
+        losses: positive, and on average above the floor where it is given.
         floor: L_inf where it is known.
         ranged: also find the range of L_inf.
         like: a law of nearly the same losses, to start from.

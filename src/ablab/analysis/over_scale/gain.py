@@ -130,7 +130,7 @@ class GainsOf:
         ]
         degrees = [max(len(each) - 1, 1) for each in pairs]
         slope = _slope(x, whole)
-        ends = [_slope(x, np.minimum(each, _ENDLESS)) for each in floors]
+        ends = [_slope(x, np.clip(each, -_ENDLESS, _ENDLESS)) for each in floors]
         error = _error([_slope(x, each) for each in left], ends, slope, len(seeds))
         chosen = _of_choice(self.curve, pairs, climb)
         errors = [e and e.with_choice(float(chosen[place, place])) for place, e in enumerate(errors)]
@@ -164,23 +164,29 @@ def law(
     floor: float | None = None,
     like: Curve | None = None,
 ) -> Curve | None:
-    """The law of losses that are positive and, where the floor is known, above it; None where they make none."""
+    """The law of losses that are positive and, where a floor is given, above it on average; None where they make none.
+
+    A single loss may lie below the floor: what L_inf may be reaches up to the least mean over seeds.
+    """
     there = [(c, each) for c, each in zip(compute, losses, strict=True) if each]
-    lowest = min((min(each) for _, each in there), default=0.0)
-    if len({c for c, _ in there}) < 2 or lowest <= max(floor or 0.0, 0.0):
+    if len({c for c, _ in there}) < 2 or min(min(each) for _, each in there) <= 0:
+        return None
+    if floor is not None and min(fmean(each) for _, each in there) <= floor:
         return None
     found = fit([c for c, _ in there], [each for _, each in there], floor, ranged=like is None, like=like)
     return found if found.alpha > 1e-6 else None
 
 
 def _logs(curve: Curve, pairs: Sequence[Pairs], without: int | None = None) -> list[float]:
-    """Logarithms of the gain at each size: infinite where the variant alone is below L_inf, NaN where the other is."""
+    """Logarithms of the gain at each size: infinite where one side alone is below L_inf, NaN where both are."""
     found = []
     for each in pairs:
         left = [pair for seed, pair in each.items() if seed != without]
         base, own = (fmean(side) - curve.floor for side in zip(*left, strict=True)) if left else (math.nan, math.nan)
-        there = base > 0 and own > 0
-        found.append(math.log(base / own) / curve.alpha if there else math.inf if base > 0 >= own else math.nan)
+        if base > 0 and own > 0:
+            found.append(math.log(base / own) / curve.alpha)
+        else:
+            found.append(math.inf if base > 0 else -math.inf if own > 0 else math.nan)
     return found
 
 
@@ -190,7 +196,8 @@ def _error(left_out: Sequence[float], floors: Sequence[float], whole: float, see
     if seeds < FEWEST_SEEDS or len(there) < FEWEST_SEEDS:
         return None
     jackknife = (len(there) - 1) / len(there) * float(((there - there.mean()) ** 2).sum())
-    shifts = [min(value, _ENDLESS) - whole for value in floors if not math.isnan(value)]
+    clipped = [each for value in floors for each in ((-_ENDLESS, _ENDLESS) if math.isnan(value) else (value, value))]
+    shifts = [min(max(value, -_ENDLESS), _ENDLESS) - whole for value in clipped]  # both sides below an end: either way
     return Error(math.sqrt(jackknife), down=-min(0.0, *shifts, 0.0), up=max(0.0, *shifts, 0.0))
 
 
