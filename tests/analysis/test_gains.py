@@ -79,8 +79,9 @@ def test_what_is_not_known_of_the_floor_widens_it_to_its_own_side(effect: float)
 
 
 def test_a_baseline_below_an_end_of_the_floor_may_gain_nothing_at_all() -> None:
-    """The law is of all runs of the baseline, a gain of those that have a pair: these may be below what L_inf may be."""
-    records = ladder({"relu": BASELINE, "worse": lambda flops: BASELINE(flops) + 0.1}, COMPUTE[:2], noise=1e-6, shared=0)
+    """The law is of all runs of the baseline, a gain of those with a pair: they may be below what L_inf may be."""
+    worse: Law = lambda flops: BASELINE(flops) + 0.1  # noqa: E731
+    records = ladder({"relu": BASELINE, "worse": worse}, COMPUTE[:2], noise=1e-6, shared=0)
     last = records[-1].rung
     for item in records:
         if item.rung == last and item.seed == 3 and item.axes["activation"] == "relu":

@@ -6,8 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
+from ablab.config.yaml_text import to_yaml
 from ablab.errors import UserError
 from ablab.results.evaluation import as_evaluation
 from ablab.results.interim import INTERIM_FILE
@@ -57,7 +56,7 @@ def _write(run: KeptRun, study: Path, file: Path) -> bool:
     if not record.config:
         raise UserError(f"{file}: its run {run.folder} has no config, so that no study could go on with it")
     (place / RECORD_FILE).write_text(json.dumps(run.record, indent=2), encoding="utf-8")
-    (place / CONFIG_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(record.config)), encoding="utf-8")
+    (place / CONFIG_FILE).write_text(to_yaml(record.config), encoding="utf-8")
     if run.curves is not None:
         (place / METRICS_FILE).write_text(run.curves, encoding="utf-8", newline="")
     for data in run.evaluations:

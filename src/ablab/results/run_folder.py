@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from ablab.config import RunConfig, fingerprint
+from ablab.config.yaml_text import ConfigLoader, from_yaml
 from ablab.errors import UserError, one_line
 from ablab.results.record import Record
 from ablab.results.store import (
@@ -150,7 +149,7 @@ def read_config(folder: Path) -> RunConfig:
 @lru_cache(maxsize=128)  # one file is read several times in a row, by all who ask whether its run is whole
 def _parsed(text: str) -> Any:
     _refuse_endless(text)
-    return OmegaConf.to_container(OmegaConf.create(text))
+    return from_yaml(text)
 
 
 def as_config(data: Any, path: Path) -> RunConfig:
@@ -170,7 +169,7 @@ def as_config(data: Any, path: Path) -> RunConfig:
 
 _DAMAGE = (
     *(ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, OverflowError, MemoryError),
-    *(UserError, yaml.YAMLError, OmegaConfBaseException),
+    *(UserError, yaml.YAMLError),
 )
 
 
@@ -183,7 +182,7 @@ def _refuse_endless(text: str) -> None:
         raise ValueError("it is longer than any")
     if "*" not in text:  # with which every alias begins: the parser takes as long as all else
         return
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=ConfigLoader)):
         raise ValueError("it has aliases")
 
 

@@ -8,11 +8,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from ablab.config import RunConfig, fingerprint
 from ablab.config.overrides import alike
 from ablab.config.redact import redact_override
+from ablab.config.yaml_text import to_yaml
 from ablab.errors import UserError
 from ablab.results.record import Record
 from ablab.results.run_context import BudgetReport, RunContext
@@ -53,7 +52,7 @@ def prepare_folder(config: RunConfig, folder: Path) -> None:
     forget_failures(folder)
     forget_stacks(folder)
     remove_orphans(folder, (CONFIG_FILE, METRICS_FILE, RECORD_FILE))
-    write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(config.shown())))
+    write_atomically(folder / CONFIG_FILE, to_yaml(config.shown()))
 
 
 def _goes_on(config: RunConfig, earlier: RunConfig, folder: Path) -> bool:
