@@ -8,12 +8,14 @@ import math
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from ablab.bench.links import network
 from ablab.bench.links.command import Compared, Request, bench_links, blocks, described, predicted
-from ablab.bench.links.network import BUCKET_BYTES, namespaces, payload_link, queue
+from ablab.bench.links.network import BUCKET_BYTES, bytes_left_in_the_end, namespaces, payload_link, queue
 from ablab.errors import UserError
 from ablab.results.communication import Collective, Communication
 from ablab.training.traffic.callback import is_timed
@@ -126,6 +128,17 @@ def test_without_the_tools_it_is_said_what_is_needed(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin")
     with pytest.raises(UserError, match=r"it needs root on Linux.*Operation not permitted"), namespaces():
         pass
+
+
+def test_a_block_has_what_still_waits_to_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A packet of 1514 bytes takes 12 ms at 1 Mbit/s: there is nothing more when several could have left."""
+    told = [100, 1614, 3128, 3128, 9999]
+    waited: list[float] = []
+    monkeypatch.setattr(network, "bytes_left", lambda: told.pop(0))
+    monkeypatch.setattr(time, "sleep", waited.append)
+    assert bytes_left_in_the_end(1e6, 0.1) == 3128
+    assert told == [9999]
+    assert waited == [pytest.approx(0.1 + 4 * 1514 * 8 / 1e6)] * 3
 
 
 @pytest.mark.slow

@@ -7,11 +7,13 @@ is a delay), at both ends: each direction has the whole of the rate, as a cable 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -26,6 +28,7 @@ _HEADERS = 20 + 32  # of IPv4 and of TCP with time stamps, in it
 _FRAME = 14  # Ethernet's, which the kernel counts too
 _ACKNOWLEDGED = 2  # full segments for each acknowledgement, which takes the way of what is sent in return
 BUCKET_BYTES = 32_768  # what may pass at once after a rest: a timer that is late by less loses nothing of the rate
+_QUIET_S, _QUIET_PACKETS, _LONGEST_S = 0.02, 4, 30.0  # without a packet after which none is awaited; at most
 _QUEUE_BYTES = 50_000_000  # nothing is dropped: TCP is not to measure the link anew at every step
 
 
@@ -87,6 +90,21 @@ def throttle(bits_per_s: float | None, delay_s: float = 0.0) -> None:
 def bytes_left() -> int:
     """Bytes that have left the namespace that this process is in, with all headers, as its device counts them."""
     return int(Path(f"/sys/class/net/{DEVICE}/statistics/tx_bytes").read_text(encoding="ascii"))
+
+
+def bytes_left_in_the_end(bits_per_s: float | None, delay_s: float = 0.0) -> int:
+    """The same once nothing waits to leave: a process that has received all may still have something to send.
+
+    Args:
+        bits_per_s, delay_s: as the link is throttled.
+    """
+    quiet = max(_QUIET_S, delay_s + _QUIET_PACKETS * (_MTU + _FRAME) * 8 / (bits_per_s or math.inf))
+    before, now = -1, bytes_left()
+    deadline = time.monotonic() + _LONGEST_S
+    while now != before and time.monotonic() < deadline:
+        time.sleep(quiet)
+        before, now = now, bytes_left()
+    return now
 
 
 def queue(bits_per_s: float, delay_s: float = 0.0) -> list[str]:

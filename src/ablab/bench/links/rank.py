@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from ablab.bench.links.network import DEVICE, address, bytes_left, throttle
+from ablab.bench.links.network import DEVICE, address, bytes_left, bytes_left_in_the_end, throttle
 from ablab.config import RunConfig
 from ablab.training.callbacks import ReportProgress
 from ablab.training.run import execute
@@ -38,7 +38,9 @@ def main(order: Path, place: int) -> int:
         nonlocal began
         if step % length or step == began[0]:
             return
-        blocks.append((step - began[0], time.perf_counter() - began[1], bytes_left() - began[2]))
+        seconds = time.perf_counter() - began[1]
+        left = bytes_left_in_the_end(*told["blocks"][len(blocks)])  # else they are lost with the throttle
+        blocks.append((step - began[0], seconds, left - began[2]))
         if len(blocks) < len(told["blocks"]):
             throttle(*told["blocks"][len(blocks)])
         began = step, time.perf_counter(), bytes_left()
