@@ -48,11 +48,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: StateDict, path: str | Path, storage_options: Any = None) -> None:
         target = Path(path)
-        own = storage_options is OWN or (self.folder is None and target.name == LAST)
-        if not own and target.parent == self.folder and target.name in (LAST, PREVIOUS, BEST):
-            raise UserError(f"{target}: is the run's own; give the callback that writes it another dirpath or filename")
-        for name, state in checkpoint.get("callbacks", {}).items():
-            check_readable(f"callbacks, {name}", state)
+        own = self.admit(checkpoint, target, storage_options)
 
         def put(temporary: Path, target: Path) -> None:
             put_in_place(temporary, target, self.origin, int(checkpoint["global_step"]), hashing.hexdigest())
@@ -60,6 +56,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         # Runs do not go on from what a callback of the user's writes.
         with replacing(target, put if own else None) as file:
             hashing = _write(checkpoint, file)
+
+    def admit(self, checkpoint: StateDict, target: Path, storage_options: Any) -> bool:
+        """Whether the run itself writes this checkpoint, from which it may then go on.
+
+        Raises:
+            UserError: somebody else would write to a name of the run's own, or it could not be read again.
+        """
+        own = storage_options is OWN or (self.folder is None and target.name == LAST)
+        if not own and target.parent == self.folder and target.name in (LAST, PREVIOUS, BEST):
+            raise UserError(f"{target}: is the run's own; give the callback that writes it another dirpath or filename")
+        for name, state in checkpoint.get("callbacks", {}).items():
+            check_readable(f"callbacks, {name}", state)
+        return own
 
 
 def check_readable(name: str, state: Any) -> None:
@@ -107,12 +116,12 @@ def put_in_place(temporary: Path, target: Path, origin: Origin, step: int, check
     write_list(target.parent, [entry, *listed(target.parent)])
     previous = target.with_name(PREVIOUS)
     if target.is_dir():
-        _replace(target, previous)
+        rename_over(target, previous)
     elif target.exists():
         if previous.is_dir():
             shutil.rmtree(previous)
         link(target, previous)
-    _replace(temporary, target)
+    rename_over(temporary, target)
 
 
 def name_best(folder: Path, step: int, checked: bool = True) -> None:
@@ -145,8 +154,8 @@ def _write(content: Any, file: IO[bytes]) -> _Hashing:
     return hashing
 
 
-def _replace(source: Path, target: Path) -> None:
-    """Rename, in place of whatever had the name."""
+def rename_over(source: Path, target: Path) -> None:
+    """Rename, in place of whatever had the name, a file or a folder."""
     if target.is_dir() or (source.is_dir() and target.exists()):
         old = target.with_name(f".{target.name}.old")
         remove(old)
@@ -168,7 +177,7 @@ def link(source: Path, target: Path) -> None:
         shutil.copytree(source, temporary, copy_function=_link_file)
     else:
         _link_file(source, temporary)
-    _replace(temporary, target)
+    rename_over(temporary, target)
 
 
 def _link_file(source: str | Path, target: str | Path) -> None:

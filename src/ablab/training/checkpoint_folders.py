@@ -25,7 +25,7 @@ from torch.optim.optimizer import StateDict
 from ablab.errors import UserError
 from ablab.results.run_folder import check_ours
 from ablab.results.store import CHECKPOINT_FOLDER, CONFIG_FILE
-from ablab.training.checkpoint_files import AtomicCheckpointIO, put_in_place, write_file
+from ablab.training.checkpoint_files import AtomicCheckpointIO, put_in_place, rename_over, write_file
 from ablab.training.checkpoint_list import Origin, check_whole
 from ablab.training.shard_index import SafeReader
 
@@ -58,11 +58,17 @@ class CheckpointFiles(AtomicCheckpointIO):
         checkpoint: StateDict = super().load_checkpoint(path, map_location, weights_only=True)  # whatever was asked
         return checkpoint
 
+    def save_shards(self, checkpoint: StateDict, path: str | Path, storage_options: Any = None) -> None:
+        """As `save_checkpoint` does, but a folder to which every process writes its shards; all of them call it."""
+        own = self.admit(checkpoint, Path(path), storage_options)
+        write_folder(checkpoint, Path(path), self.origin if own else None)
 
-def write_folder(checkpoint: StateDict, target: Path, origin: Origin) -> None:
-    """Write beside the target, flush to disk and rename; what was there becomes `previous.ckpt`.
 
-    Every process of the run calls it.
+def write_folder(checkpoint: StateDict, target: Path, origin: Origin | None) -> None:
+    """Write beside the target, flush to disk and rename. Every process of the run calls it.
+
+    Args:
+        origin: what was there becomes `previous.ckpt`, and runs go on from what is written; None: neither.
     """
     temporary = target.with_name(f".{target.name}.new")
     first = dist.get_rank() == 0
@@ -76,7 +82,10 @@ def write_folder(checkpoint: StateDict, target: Path, origin: Origin) -> None:
         dcp.save(shards, storage_writer=dcp.FileSystemWriter(temporary, sync_files=True))
     if first:
         write_file(rest, temporary / REST)
-        put_in_place(temporary, target, origin, int(checkpoint["global_step"]))
+        if origin is None:
+            rename_over(temporary, target)
+        else:
+            put_in_place(temporary, target, origin, int(checkpoint["global_step"]))
     dist.barrier()
 
 

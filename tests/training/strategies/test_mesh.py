@@ -19,7 +19,8 @@ from ablab.results.store import CHECKPOINT_FOLDER, CHECKSUM_FILE, LOG_FILE, METR
 from ablab.study.planning.preflight import Preflight
 from ablab.study.supervision.supervisor import supervise
 from ablab.training.begin import prepare_folder
-from ablab.training.checkpoint_folders import consolidate, read_checkpoint
+from ablab.training.checkpoint_folders import CheckpointFiles, consolidate, read_checkpoint, read_folder
+from ablab.training.checkpoint_list import Origin
 from ablab.training.generation import load_run
 from ablab.training.strategies.mesh_options import FullySharded, Hybrid, TensorParallel
 
@@ -87,6 +88,42 @@ def assert_close(one: Any, other: Any, atol: float) -> None:
         assert other == pytest.approx(one, rel=1e-4, abs=atol, nan_ok=True)
     else:
         assert one == other
+
+
+@pytest.mark.slow
+def test_checkpoints_of_the_user_s_are_in_shards_beside_those_of_the_run(
+    tiny_config: TinyConfig, tmp_path: Path
+) -> None:
+    """And nothing of theirs is taken for what the run goes on from, nor drives that out of the list."""
+    mine = ("_target_=lightning.pytorch.callbacks.ModelCheckpoint", "save_last=true", "every_n_train_steps=1")
+    weights = (mine[0], "save_weights_only=true")
+    place = tmp_path / "checkpoints" / "mine"
+    config = tiny_config(
+        *(*PLACES["fsdp"], "strategy.checkpoint=sharded"),
+        *(f"+callbacks.mine.{word}" for word in mine),
+        *(f"+callbacks.weights.{word}" for word in weights),
+    )
+    done = supervise(config, tmp_path, lambda *_: None)
+    assert done.status == "ok", done.reason
+    listed = json.loads((tmp_path / CHECKPOINT_FOLDER / CHECKSUM_FILE).read_text(encoding="utf-8"))
+    assert [each["step"] for each in listed] == [4, 2]
+    written = sorted(path.name for path in place.iterdir())
+    assert written == ["epoch=0-step=4.ckpt", "last.ckpt"]
+    assert all((place / name).is_dir() for name in written)
+    (alone,) = (tmp_path / "checkpoints" / "weights").iterdir()
+    assert "optimizer_states" not in read_folder(alone)
+    for folder in (alone, place / "last.ckpt"):
+        assert_close(read_folder(folder)["state_dict"], state_of(tmp_path)["state_dict"], 0)
+
+
+def test_shards_have_no_name_of_the_run_s_own(tmp_path: Path) -> None:
+    files = CheckpointFiles(Origin(run="a", corpus="b"), tmp_path)
+    for name in ("last.ckpt", "previous.ckpt", "best.ckpt"):
+        with pytest.raises(UserError, match=f"{name}: is the run's own; give the callback"):
+            files.save_shards({"global_step": 1}, tmp_path / name)
+    with pytest.raises(UserError, match="its state_dict cannot be kept"):
+        files.save_shards({"global_step": 1, "callbacks": {"theirs": {"state": object()}}}, tmp_path / "theirs.ckpt")
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.slow

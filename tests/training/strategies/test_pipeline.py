@@ -51,13 +51,21 @@ def test_stages_learn_what_one_process_does(
 ) -> None:
     shared = [option for option in options if not option.startswith(("strategy", "trainer.devices"))]
     one = run(tiny_config(*SETTINGS, *shared, *losses(tmp_path / "of_one")), tmp_path / "one")
-    config = tiny_config(*SETTINGS, "strategy=pipeline", *options, *losses(tmp_path / "of_stages"))
+    keeps = (
+        "_target_=lightning.pytorch.callbacks.ModelCheckpoint",
+        "save_weights_only=true",
+        "every_n_train_steps=8",
+    )
+    watched = [*losses(tmp_path / "of_stages"), *(f"+callbacks.weights.{word}" for word in keeps)]
+    config = tiny_config(*SETTINGS, "strategy=pipeline", *options, *watched)
     stages = supervise(config, tmp_path / "stages", lambda step, steps, shown: None)
     assert (one.status, stages.status) == ("ok", "ok"), (one.reason, stages.reason)
     first, second = (load_run(tmp_path / name, "last", trust=True)[0].state_dict() for name in ("one", "stages"))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=0, atol=1e-6)
         assert value.any() or not name.endswith("router.bias")
+    (kept,) = (tmp_path / "stages" / "checkpoints" / "weights").iterdir()
+    assert_same(torch.load(kept, weights_only=True)["state_dict"], {f"model.{name}": second[name] for name in second})
     assert stages.metrics == pytest.approx(one.metrics, rel=1e-5)
     assert stages.evaluated == one.evaluated
     for name, figure in one.mechanism.items():

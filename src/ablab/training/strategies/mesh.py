@@ -26,7 +26,7 @@ from ablab.config.run_config import GRAPHS, Compile
 from ablab.model import ranks
 from ablab.model.spec import ClashError
 from ablab.model.transformer import Transformer
-from ablab.training.checkpoint_folders import CheckpointFiles, Shard, read_folder, write_folder
+from ablab.training.checkpoint_folders import CheckpointFiles, Shard, read_folder
 from ablab.training.optimizers.elementwise import is_elementwise
 from ablab.training.strategies import shards as state_of
 from ablab.training.strategies.base import Model, Parallel
@@ -247,12 +247,13 @@ class Mesh(Parallel, ModelParallelStrategy):
             optimizer.load_state_dict(state_of.cut_optimizer(state, self.shards))
 
     def save_checkpoint(self, checkpoint: StateDict, filepath: Any, storage_options: Any = None) -> None:
-        for schedule, config in zip(checkpoint["lr_schedulers"], self._schedules(), strict=True):
+        # A callback may ask for weights alone, where there are none.
+        for schedule, config in zip(checkpoint.get("lr_schedulers", ()), self._schedules(), strict=False):
             state_of.schedule_by(self._gather, schedule, config)
         files = self.checkpoint_io
         if self.checkpoint == "sharded":
             assert isinstance(files, CheckpointFiles)
-            write_folder(checkpoint, Path(filepath), files.origin)
+            files.save_shards(checkpoint, filepath, storage_options)
         elif self.is_global_zero:
             files.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
 

@@ -215,9 +215,8 @@ class Pipeline(Replicas):
 
     def save_checkpoint(self, checkpoint: StateDict, filepath: Any, storage_options: Any = None) -> None:
         assert self.lightning_module is not None
-        for state, config in zip(
-            checkpoint["lr_schedulers"], self.lightning_module.trainer.lr_scheduler_configs, strict=True
-        ):
+        configs = self.lightning_module.trainer.lr_scheduler_configs
+        for state, config in zip(checkpoint.get("lr_schedulers", ()), configs, strict=False):  # none of weights alone
             for name in getattr(config.scheduler, "per_parameter", ()):
                 everyones = ranks.of_all_ranks([tensor.cpu() for tensor in state[name]])
                 if everyones[0]:
