@@ -59,6 +59,17 @@ def same(one: Any, other: Any) -> bool:
     return repr(one) == repr(other)
 
 
+def test_what_is_met_twice_is_written_twice() -> None:
+    shared = [1, {"a": 2}]
+    assert from_yaml(to_yaml({"b": shared, "c": shared})) == {"b": shared, "c": shared}
+
+
+def test_keys_are_told_apart_by_their_types() -> None:
+    assert from_yaml("1: a\n'1': b\n1.0: c\n") == {1: "c", "1": "b"}  # as Python has them
+    data = {f"key {number}": number for number in range(20_000)}
+    assert from_yaml(to_yaml(data)) == data
+
+
 def test_a_config_is_written_as_omegaconf_would(tiny_config: Any) -> None:
     config: RunConfig = tiny_config("attention=pattern", "model.n_layers=2", "question='Why is 1e5: so long?'")
     assert to_yaml(config.shown()) == OmegaConf.to_yaml(OmegaConf.create(config.shown()))
@@ -78,6 +89,11 @@ def test_every_option_is_read_as_omegaconf_reads_it(path: Path) -> None:
         ("a: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
         ("a: [1\n", "while parsing"),
         ("a: !!timestamp 2024-01-31\n", "a date is in it"),
+        ("a: &x [1]\nb: *x\n", "it has aliases"),
+        ("a: &x [1]\nb: {<<: *x}\n", "it has aliases"),
+        ("- " * 100_000 + "a", "nested deeper than any"),  # each would take room on the stack of C
+        ("? " * 100_000 + "a", "nested deeper than any"),
+        ("[" * 3000 + "]" * 3000, "nested deeper than any"),
     ],
 )
 def test_what_is_no_config_is_refused(text: str, told: str) -> None:

@@ -14,6 +14,7 @@ import yaml
 # Numbers that OmegaConf reads beyond those of YAML 1.1, by which PyYAML goes: 1e5, and 1.5e5 without a sign.
 _FLOAT = re.compile(r"([-+]?\d+(_\d+)*(\.[\d_]*)?[eE][-+]?|\.\d+(_\d+)*[eE][-+])\d+$")
 _FLOAT_TAG, _TIME_TAG = "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"
+_DEEPEST = 200  # levels
 _PLAIN = (str, int, float, bool, bytes, type(None))
 
 # Where PyYAML was built without the library, the same in Python.
@@ -25,15 +26,20 @@ class ConfigLoader(_SafeLoader):  # type: ignore[misc]  # which of two it is, is
     """Reads numbers as OmegaConf does, dates as text, and no key twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise yaml.constructor.ConstructorError(None, None, f"there are two keys {twice}", node.start_mark)
+        met = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in met:
+                raise yaml.constructor.ConstructorError(None, None, f"there are two keys {key.value}", key.start_mark)
+            met.add((key.tag, key.value))
         made: dict[Any, Any] = super().construct_mapping(node, deep=deep)
         return made
 
 
 class ConfigDumper(_SafeDumper):  # type: ignore[misc]
-    """Puts quotes around text that the loader, or OmegaConf, would take for a number."""
+    """Puts quotes around text that a reader would take for a number, and writes twice what is there twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 for _reads in (ConfigLoader, ConfigDumper):
@@ -53,11 +59,24 @@ def from_yaml(text: str) -> Any:
     """What a text says.
 
     Raises:
-        yaml.YAMLError: it is no YAML, has a key twice or something that no config has, as a set.
+        yaml.YAMLError: it is no YAML, has a key twice or something that no config has, as a set or an alias.
     """
+    _check_events(text)
     data = yaml.load(text, Loader=ConfigLoader)
     _check_plain(data)
     return data
+
+
+def _check_events(text: str) -> None:
+    """Before anything is made of it: each level takes room on the stack, and a few lines of aliases unfold to more than
+    fits into any memory."""
+    depth = 0
+    for event in yaml.parse(text, Loader=ConfigLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError("it has aliases")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise yaml.YAMLError("it is nested deeper than any")
 
 
 def _check_plain(data: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from ablab.config import RunConfig, fingerprint
-from ablab.config.yaml_text import ConfigLoader, from_yaml
+from ablab.config.yaml_text import from_yaml
 from ablab.errors import UserError, one_line
 from ablab.results.record import Record
 from ablab.results.store import (
@@ -174,16 +174,9 @@ _DAMAGE = (
 
 
 def _refuse_endless(text: str) -> None:
-    """No config has a thousand brackets, which take hours to be parsed where each is within the one before.
-
-    Nor has one aliases, as it is written; a few lines of them unfold to more than fits into any memory.
-    """
+    """No config has a thousand brackets, which take hours to be parsed where each is within the one before."""
     if len(text) > _LONGEST_CONFIG or text.count("[") + text.count("{") > _MOST_BRACKETS:
         raise ValueError("it is longer than any")
-    if "*" not in text:  # with which every alias begins: the parser takes as long as all else
-        return
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=ConfigLoader)):
-        raise ValueError("it has aliases")
 
 
 def _are_texts(axes: Any) -> bool:

@@ -174,6 +174,7 @@ def _code_beside(kind: type) -> str:
 
 def check_setup(nodes: Node, module: LightningModule, trainer_of: Callable[[list[Callback]], Trainer]) -> None:
     """Set every callback up, as Lightning does before the first step, and let it clean up after itself.
+
     Args:
         trainer_of: makes a Trainer that trains nothing, with these callbacks.
 
